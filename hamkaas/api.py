@@ -1,0 +1,281 @@
+"""Compile graphs and run them: `compile` and `Model`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from hamkaas.artifact import Artifact, InputCheck, Program, SpanCheck, TensorSpec
+from hamkaas.codegen.cuda import print_cuda, shared_bytes
+from hamkaas.codegen.llvm import print_llvm
+from hamkaas.codegen.plan import build_artifact, print_plan
+from hamkaas.dialects import kernel
+from hamkaas.errors import HamkaasError, InputError, TargetError
+from hamkaas.frontend import BuiltModule, Tensor, build_module
+from hamkaas.pipeline import run_pipeline
+from hamkaas.universe import context
+
+Target: TypeAlias = Literal["cpu", "cuda"]
+Graphs: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor | Sequence[Tensor]]
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done and how much there is."""
+
+MAIN = "main"
+"""The name of a graph that was given without one."""
+
+
+class Runtime(Protocol):
+    """What runs an artifact: `hamkaas.runtime.cpu.CpuRuntime` or `hamkaas.runtime.cuda.CudaRuntime`."""
+
+    def run(self, program: int, inputs: Sequence[Any]) -> list[Any]:
+        """Runs one program on inputs of the right shapes and types."""
+        ...
+
+    def reset(self) -> None:
+        """Zeroes the states."""
+        ...
+
+    def close(self) -> None:
+        """Frees everything; may be called twice."""
+        ...
+
+
+def compile(graphs: Graphs, target: Target | None = None, *, progress: Progress | None = None) -> "Model":
+    """Compiles one or several graphs into a model.
+
+    `graphs` is an output tensor, several of them, or a mapping from names to either: named graphs share the weights
+    and states that they have in common (one token and a chunk of tokens of one language model, say).
+    `target` is "cpu" or "cuda"; None takes cuda if a driver answers, else cpu. `progress` is told of slow steps.
+
+    Raises `GraphError` where the graphs do not fit together, `TargetError` where the target is not to be had here, and
+    `CompileError` where the compiler fails.
+    """
+    named = graphs if isinstance(graphs, Mapping) else {MAIN: graphs}
+    target = _choose_target(target)
+    built = build_module(named)
+    artifact = compile_artifact(built, target)
+    weights = [built.weights[spec.name] for spec in artifact.weights]
+    return Model(built, artifact, _load(artifact, weights, progress), [isinstance(g, Tensor) for g in named.values()])
+
+
+def compile_artifact(built: BuiltModule, target: Target, arch: str | None = None) -> Artifact:
+    """Generates the code of a graph; needs no device. `arch` is a CUDA architecture such as "sm_90"."""
+    module = built.module.clone()
+    run_pipeline(context(), module, target)
+    if target == "cpu":
+        return build_artifact(module, target, "", print_llvm(module), {})
+    if arch is None:
+        # Only code that runs on a device may import the runtime of one, so that the rest works without
+        from hamkaas.runtime.cuda import default_arch
+
+        arch = default_arch()
+    functions = [op for op in module.body.block.ops if isinstance(op, kernel.FuncOp)]
+    sizes = {op.sym_name.data: shared_bytes(op) for op in functions}
+    return build_artifact(module, target, arch, print_cuda(module), sizes)
+
+
+def _choose_target(target: str | None) -> Target:
+    if target == "cpu":
+        return "cpu"
+    if target not in (None, "cuda"):
+        raise TargetError(f"expected target 'cpu' or 'cuda', got {target!r}")
+    try:
+        from hamkaas.runtime.cuda import driver_available  # the one place where a driver is looked for
+
+        reason = driver_available()
+    except ImportError as error:
+        reason = f"cuda-python is not installed ({error})"
+    if reason is None:
+        return "cuda"
+    if target is None:
+        return "cpu"
+    raise TargetError(f"target 'cuda' is not available: {reason}; target 'cpu' is")
+
+
+def _load(artifact: Artifact, weights: Sequence[np.ndarray], progress: Progress | None) -> Runtime:
+    # Imported here, so that building and lowering graphs needs neither a driver nor a JIT
+    if artifact.target == "cpu":
+        from hamkaas.runtime.cpu import CpuRuntime
+
+        return CpuRuntime(artifact, weights, progress=progress)
+    from hamkaas.runtime.cuda import CudaRuntime
+
+    return CudaRuntime(artifact, weights, progress=progress)
+
+
+class Model:
+    """A compiled model with its weights and states. Call it with arrays by input name.
+
+    `model(x=array)` runs a model of one graph, `model["step"](x=array)` one graph of several. A call gives the output
+    array, or a tuple of them for a graph of several outputs. Inputs are anything with `__array__`, the buffer protocol
+    or `__dlpack__`; host arrays in give numpy arrays out, a CUDA array in gives CUDA arrays out.
+
+    A model holds threads or device memory until `close()`; as a context manager it closes itself.
+    """
+
+    def __init__(self, built: BuiltModule, artifact: Artifact, runtime: Runtime, single: Sequence[bool]):
+        self._built = built
+        self._runtime: Runtime | None = runtime
+        self.artifact = artifact
+        """What was compiled, as plain data."""
+        self.graphs: dict[str, Graph] = {
+            program.name: Graph(self, number, program, is_single)
+            for number, (program, is_single) in enumerate(zip(artifact.programs, single, strict=True))
+        }
+        """The graphs by name."""
+
+    def __getitem__(self, name: str) -> "Graph":
+        try:
+            return self.graphs[name]
+        except KeyError:
+            raise InputError(f"expected a graph named {' or '.join(map(repr, self.graphs))}, got {name!r}") from None
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Runs a model of one graph."""
+        return self.evaluate(inputs)
+
+    def evaluate(self, inputs: Mapping[str, Any], graph: str | None = None) -> Any:
+        """Runs a graph: the only one, or the one of this name.
+
+        Raises `InputError` before anything runs if the inputs are not what the graph wants, and `RuntimeFault` if an
+        index that was computed on the device turns out to be outside its tensor.
+        """
+        if graph is None:
+            if len(self.graphs) > 1:
+                raise InputError(f"expected the name of a graph ({', '.join(self.graphs)}) for a model of several")
+            return next(iter(self.graphs.values())).evaluate(inputs)
+        return self[graph].evaluate(inputs)
+
+    def reset(self) -> None:
+        """Sets all states to zero, as they are when a model is new."""
+        self.runtime.reset()
+
+    @property
+    def runtime(self) -> Runtime:
+        """What runs the model. Raises `HamkaasError` once the model is closed."""
+        if self._runtime is None:
+            raise HamkaasError("the model is closed")
+        return self._runtime
+
+    @property
+    def target(self) -> str:
+        """'cpu' or 'cuda'."""
+        return self.artifact.target
+
+    def ir(self, stage: str) -> str:
+        """The IR after a stage of the pipeline: 'graph', 'partitioned', 'kernels' or 'program'.
+
+        Raises `CompileError` for a stage that does not exist.
+        """
+        return str(self._module(stage))
+
+    def _module(self, stage: str | None) -> Any:
+        module = self._built.module.clone()
+        run_pipeline(context(), module, "cuda" if self.target == "cuda" else "cpu", until=stage)
+        return module
+
+    @property
+    def source(self) -> str:
+        """The generated code: CUDA C++ or LLVM IR."""
+        return self.artifact.source
+
+    @property
+    def memory_plan(self) -> str:
+        """Weights, states, arena and every step of every graph with its buffers, as text."""
+        return print_plan(self._module(None))
+
+    def close(self) -> None:
+        """Frees device memory and stops worker threads. The model cannot run afterwards; closing twice is fine."""
+        if self._runtime is not None:
+            self._runtime.close()
+            self._runtime = None
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Graph:
+    """One graph of a model; called with its inputs by name."""
+
+    def __init__(self, model: Model, number: int, program: Program, single: bool):
+        self._model = model
+        self._number = number
+        self._program = program
+        self._single = single
+        self._specs = tuple((spec, spec.name, spec.shape, spec.numpy_dtype) for spec in program.inputs)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Names, element types and shapes of the inputs."""
+        return self._program.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Element types and shapes of the outputs."""
+        return self._program.outputs
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Runs the graph; see `Model.evaluate`."""
+        return self.evaluate(inputs)
+
+    def evaluate(self, inputs: Mapping[str, Any]) -> Any:
+        """Runs the graph; see `Model.evaluate`."""
+        runtime = self._model.runtime
+        arrays = [
+            value
+            if type(value := inputs.get(name)) is np.ndarray and value.shape == shape and value.dtype == dtype
+            else self._convert(spec, inputs)
+            for spec, name, shape, dtype in self._specs
+        ]
+        if len(inputs) != len(arrays):
+            unknown = [name for name in inputs if name not in {spec.name for spec in self.inputs}]
+            raise InputError(f"unexpected input {unknown[0]!r}; the inputs are {self._names()}")
+        for check in self._program.checks:
+            self._check(check, arrays)
+        outputs = runtime.run(self._number, arrays)
+        return outputs[0] if self._single else tuple(outputs)
+
+    def _names(self) -> str:
+        return ", ".join(spec.name for spec in self.inputs) or "none"
+
+    def _convert(self, spec: TensorSpec, inputs: Mapping[str, Any]) -> Any:
+        from hamkaas.runtime.arrays import device_of, host_array  # see _load
+
+        if spec.name not in inputs:
+            raise InputError(f"missing input {spec.name!r}; the inputs are {self._names()}")
+        value = inputs[spec.name]
+        on_device = device_of(value) == "cuda"
+        if on_device and self._model.target == "cpu":
+            raise InputError(f"input {spec.name!r}: expected a host array for target 'cpu', got a CUDA array")
+        if not on_device:
+            try:
+                value = host_array(value)
+            except InputError as error:
+                raise InputError(f"input {spec.name!r}: {error}") from error
+        shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
+        if shape != spec.shape:
+            raise InputError(f"input {spec.name!r}: expected shape {list(spec.shape)}, got {list(shape)}")
+        if dtype != spec.dtype:
+            raise InputError(f"input {spec.name!r}: expected dtype {spec.dtype}, got {dtype}")
+        return value
+
+    def _check(self, check: InputCheck | SpanCheck, arrays: Sequence[Any]) -> None:
+        if isinstance(check, InputCheck):
+            array = arrays[check.input]
+            if not isinstance(array, np.ndarray):
+                return  # already on the device: the kernel looks for itself
+            low, high = (array.item(),) * 2 if array.size == 1 else (array.min(), array.max())
+            if low < check.low or high > check.high:
+                found = low if low < check.low else high
+                name = self.inputs[check.input].name
+                raise InputError(
+                    f"input {name!r}: expected {check.what} between {check.low} and {check.high}, got {found}"
+                )
+            return
+        begin, end = arrays[check.begin], arrays[check.end]
+        if isinstance(begin, np.ndarray) and isinstance(end, np.ndarray) and end.item() - begin.item() != check.length:
+            names = f"{self.inputs[check.begin].name!r} and {self.inputs[check.end].name!r}"
+            raise InputError(f"inputs {names}: expected {check.length} {check.what}, got {end.item() - begin.item()}")

@@ -1,0 +1,159 @@
+"""What code generation hands to the runtime: plain frozen data, no IR, no device.
+
+An `Artifact` is everything that is needed to run a compiled model but the weights. It can be read, printed and
+tested on a machine without a GPU. The picture to keep in mind:
+
+    Artifact
+      source            CUDA C++ or LLVM IR of all kernels
+      kernels           what each entry point expects
+      weights, states   tensors that live as long as the model, shared by all programs
+      arena_bytes       one block of scratch memory; every temporary is an offset into it
+      programs          one per named graph: a straight line of launches and copies
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import prod
+
+import ml_dtypes
+import numpy as np
+
+ALIGNMENT = 256
+"""Bytes: every temporary in the arena, every weight and every state on a device starts at a multiple of it."""
+
+NUMPY_DTYPES: dict[str, np.dtype] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int8": np.dtype(np.int8),
+    "int64": np.dtype(np.int64),
+}
+"""The element types of HamKaas tensors, by name."""
+
+
+class Space(StrEnum):
+    """Where a buffer lives."""
+
+    ARENA = "arena"
+    WEIGHT = "weight"
+    STATE = "state"
+    INPUT = "input"
+    OUTPUT = "output"
+    STATUS = "status"
+    """One int64 per model: 0, or the code of the first fault that a kernel found (`Program.faults`)."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, element type and shape of a tensor; dense and row-major wherever HamKaas stores it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        """The numpy dtype of the elements."""
+        return NUMPY_DTYPES[self.dtype]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return prod(self.shape) * self.numpy_dtype.itemsize
+
+
+@dataclass(frozen=True)
+class BufferRef:
+    """A place in memory: byte `offset` into the arena, or into the `index`-th weight, state, input or output."""
+
+    space: Space
+    index: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One entry point of the source. Its arguments are pointers only; every size is part of its code."""
+
+    name: str
+    num_args: int
+    block: int
+    """Threads per block (cuda); 1 on the CPU, where a block is a piece of work for one worker."""
+    shared_bytes: int = 0
+    """Static shared memory of a block (cuda), for the reader: the source declares it."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Run `kernel` for the blocks 0 to `grid` - 1, in any order and in parallel."""
+
+    kernel: str
+    grid: int
+    block: int
+    args: tuple[BufferRef, ...]
+    barrier: bool = True
+    """Whether this step touches what an earlier step since the last barrier wrote, or writes what one read."""
+    cost: int = 0
+    """Bytes that the launch reads and writes, an estimate: decides how many workers the CPU uses."""
+    label: str = ""
+    """The tensor operations inside, for people."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Copy `nbytes` bytes; the two ranges never overlap."""
+
+    source: BufferRef
+    target: BufferRef
+    nbytes: int
+    barrier: bool = True
+
+
+@dataclass(frozen=True)
+class InputCheck:
+    """A bound that the host checks on an int64 input before anything runs: every element in [low, high]."""
+
+    input: int
+    low: int
+    high: int
+    what: str
+    """For the message: what the number is used for, as in 'begin of hamkaas.replace_slice'."""
+
+
+@dataclass(frozen=True)
+class SpanCheck:
+    """A relation that the host checks before anything runs: input `end` minus input `begin` is `length`."""
+
+    begin: int
+    end: int
+    length: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """One named graph as a straight line of steps. Indices in `BufferRef`s refer to the tuples here and in the artifact."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    steps: tuple[Launch | Copy, ...]
+    checks: tuple[InputCheck | SpanCheck, ...] = ()
+    faults: tuple[str, ...] = ()
+    """Text of fault code k at index k - 1."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A compiled model without its weights."""
+
+    target: str
+    """'cpu' or 'cuda'."""
+    arch: str
+    """'sm_90' and the like for cuda; '' on the CPU, whose code is made for the machine it runs on."""
+    source: str
+    kernels: tuple[Kernel, ...]
+    weights: tuple[TensorSpec, ...]
+    states: tuple[TensorSpec, ...]
+    arena_bytes: int
+    programs: tuple[Program, ...]

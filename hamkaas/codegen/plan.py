@@ -1,0 +1,174 @@
+"""Program IR to the launch plan of an artifact, and to text for people."""
+
+from collections.abc import Mapping
+from math import prod
+
+from xdsl.dialects.builtin import MemRefType, ModuleOp, TensorType
+from xdsl.ir import Attribute, Operation, SSAValue
+
+from hamkaas.artifact import (
+    Artifact,
+    BufferRef,
+    Copy,
+    InputCheck,
+    Kernel,
+    Launch,
+    Program,
+    Space,
+    SpanCheck,
+    TensorSpec,
+)
+from hamkaas.dialects import hamkaas, kernel, program
+
+DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i8": "int8", "i64": "int64"}
+"""IR element types by the names that arrays have."""
+
+
+def spec_of(name: str, type: Attribute) -> TensorSpec:
+    """The specification of a tensor or buffer of this type."""
+    assert isinstance(type, TensorType | MemRefType)
+    return TensorSpec(name, DTYPES[str(type.element_type)], tuple(type.get_shape()))
+
+
+def build_artifact(module: ModuleOp, target: str, arch: str, source: str, shared_bytes: Mapping[str, int]) -> Artifact:
+    """The artifact of a module at the last stage; `source` is its kernels as printed for the target."""
+    ops = list(module.body.block.ops)
+    weights = tuple(spec_of(op.sym_name.data, op.type) for op in ops if isinstance(op, hamkaas.WeightOp))
+    states = tuple(spec_of(op.sym_name.data, op.type) for op in ops if isinstance(op, hamkaas.StateOp))
+    kernels = {op.sym_name.data: op for op in ops if isinstance(op, kernel.FuncOp)}
+    planner = _Planner(kernels, weights, states)
+    programs = tuple(planner.plan(op) for op in ops if isinstance(op, program.FuncOp))
+    return Artifact(
+        target=target,
+        arch=arch,
+        source=source,
+        kernels=tuple(
+            Kernel(name, len(op.function_type.inputs), op.block.value.data, shared_bytes.get(name, 0))
+            for name, op in kernels.items()
+        ),
+        weights=weights,
+        states=states,
+        arena_bytes=planner.arena_bytes,
+        programs=programs,
+    )
+
+
+class _Planner:
+    def __init__(
+        self, kernels: dict[str, kernel.FuncOp], weights: tuple[TensorSpec, ...], states: tuple[TensorSpec, ...]
+    ):
+        self.kernels = kernels
+        self.places = {
+            **{spec.name: BufferRef(Space.WEIGHT, number) for number, spec in enumerate(weights)},
+            **{spec.name: BufferRef(Space.STATE, number) for number, spec in enumerate(states)},
+        }
+        self.arena_bytes = 0
+
+    def plan(self, function: program.FuncOp) -> Program:
+        """One program."""
+        inputs: list[TensorSpec] = []
+        outputs: dict[int, TensorSpec] = {}
+        refs: dict[SSAValue, BufferRef] = {}
+        steps: list[Launch | Copy] = []
+        checks: list[InputCheck | SpanCheck] = []
+        barrier = False
+        for op in function.body.block.ops:
+            match op:
+                case program.InputOp():
+                    refs[op.memref] = BufferRef(Space.INPUT, len(inputs))
+                    inputs.append(spec_of(op.input_name.data, op.memref.type))
+                case program.OutputOp():
+                    position = op.position.value.data
+                    refs[op.memref] = BufferRef(Space.OUTPUT, position)
+                    outputs[position] = spec_of(op.memref.name_hint or f"output_{position}", op.memref.type)
+                case program.SymbolOp():
+                    refs[op.memref] = self.places[op.symbol.root_reference.data]
+                case program.TempOp():
+                    assert op.offset is not None, "memory is planned before code is generated"
+                    offset = op.offset.value.data
+                    refs[op.memref] = BufferRef(Space.ARENA, 0, offset)
+                    self.arena_bytes = max(self.arena_bytes, offset + spec_of("", op.memref.type).nbytes)
+                case program.StatusOp():
+                    refs[op.memref] = BufferRef(Space.STATUS)
+                case program.CheckOp():
+                    place = refs[op.input].index
+                    checks.append(InputCheck(place, op.low.value.data, op.high.value.data, op.what.data))
+                case program.CheckSpanOp():
+                    what = "rows between begin and end of hamkaas.replace_slice"
+                    checks.append(SpanCheck(refs[op.begin].index, refs[op.end].index, op.length.value.data, what))
+                case program.BarrierOp():
+                    barrier = True
+                case program.LaunchOp() | program.CopyOp():
+                    steps.append(self._step(op, refs, barrier))
+                    barrier = False
+                case _:
+                    raise AssertionError(f"{op.name} is not a step of a program")
+        ordered = tuple(outputs[position] for position in range(len(outputs)))
+        return Program(function.sym_name.data, tuple(inputs), ordered, tuple(steps), tuple(checks), kernel.FAULTS)
+
+    def _step(self, op: Operation, refs: dict[SSAValue, BufferRef], barrier: bool) -> Launch | Copy:
+        if isinstance(op, program.CopyOp):
+            return Copy(refs[op.source], refs[op.target], spec_of("", op.source.type).nbytes, barrier)
+        assert isinstance(op, program.LaunchOp)
+        callee = self.kernels[op.callee.root_reference.data]
+        return Launch(
+            kernel=callee.sym_name.data,
+            grid=callee.grid.value.data,
+            block=callee.block.value.data,
+            args=tuple(refs[arg] for arg in op.args),
+            barrier=barrier,
+            cost=sum(spec_of("", arg.type).nbytes for arg in op.args),
+            label=callee.label.data,
+        )
+
+
+def print_plan(module: ModuleOp) -> str:
+    """The launch plan of a module at the last stage, as a table for people."""
+    artifact = build_artifact(module, "", "", "", {})
+    lines: list[str] = []
+    for title, specs in (("weights", artifact.weights), ("states", artifact.states)):
+        total = sum(spec.nbytes for spec in specs)
+        lines.append(f"{title}: {len(specs)}, {total:,} bytes")
+    lines.append(f"arena: {artifact.arena_bytes:,} bytes")
+    for plan in artifact.programs:
+        launches = [step for step in plan.steps if isinstance(step, Launch)]
+        kernels = len({step.kernel for step in launches})
+        lines += ["", f"program {plan.name}: {len(launches)} launches of {kernels} kernels"]
+        for kind, specs in (("input", plan.inputs), ("output", plan.outputs)):
+            lines += [f"  {kind} {spec.name}: {spec.dtype} {list(spec.shape)}" for spec in specs]
+        lines += [f"  check {_check_text(check, plan)}" for check in plan.checks]
+        lines += [_step_text(step, artifact, plan) for step in plan.steps]
+    return "\n".join(lines) + "\n"
+
+
+def _check_text(check: InputCheck | SpanCheck, plan: Program) -> str:
+    if isinstance(check, InputCheck):
+        return f"{plan.inputs[check.input].name} in [{check.low}, {check.high}]: {check.what}"
+    return f"{plan.inputs[check.end].name} - {plan.inputs[check.begin].name} = {check.length}: {check.what}"
+
+
+def _step_text(step: Launch | Copy, artifact: Artifact, plan: Program) -> str:
+    mark = "|" if step.barrier else " "
+    if isinstance(step, Copy):
+        source, target = _place_text(step.source, artifact, plan), _place_text(step.target, artifact, plan)
+        return f"  {mark} copy {source} -> {target} ({step.nbytes:,} bytes)"
+    args = ", ".join(_place_text(arg, artifact, plan) for arg in step.args)
+    return f"  {mark} {step.kernel:<5} {step.grid:>6} x {step.block:<4} {step.label:<40} ({args})"
+
+
+def _place_text(ref: BufferRef, artifact: Artifact, plan: Program) -> str:
+    match ref.space:
+        case Space.ARENA:
+            return f"arena+{ref.offset}"
+        case Space.WEIGHT:
+            return artifact.weights[ref.index].name
+        case Space.STATE:
+            return artifact.states[ref.index].name
+        case Space.INPUT:
+            return plan.inputs[ref.index].name
+        case Space.OUTPUT:
+            return f"output {ref.index}"
+        case Space.STATUS:
+            return "status"
+
+

@@ -1,0 +1,251 @@
+"""Puts the operations of a function into groups that become one kernel each."""
+
+from dataclasses import dataclass, field
+
+from xdsl.context import Context
+from xdsl.dialects import func
+from xdsl.dialects.builtin import FunctionType, ModuleOp, StringAttr
+from xdsl.ir import Block, Operation, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from hamkaas.dialects import hamkaas
+from hamkaas.dialects.hamkaas import tensor_type
+
+REDUCTIONS = (
+    hamkaas.MatmulOp,
+    hamkaas.RmsNormOp,
+    hamkaas.SlicedSoftmaxOp,
+    hamkaas.ArgmaxOp,
+    hamkaas.AttentionOp,
+    hamkaas.SampleOp,
+)
+"""Operations that decide the loops of a kernel; a group holds at most one."""
+
+TAKES_PRODUCERS = (hamkaas.RmsNormOp, hamkaas.SlicedSoftmaxOp, hamkaas.ArgmaxOp)
+"""Reductions that read an element a few times only, so that computing it on the way in costs little."""
+
+FREE = (hamkaas.ReshapeOp, hamkaas.PermuteOp, hamkaas.SliceOp, hamkaas.GatherOp, hamkaas.ConstantOp)
+"""Operations that are only a way to compute an address: every group that reads one gets its own copy."""
+
+POINTWISE = (
+    hamkaas.AddOp,
+    hamkaas.MulOp,
+    hamkaas.ComplexMulOp,
+    hamkaas.ReluOp,
+    hamkaas.SiluOp,
+    hamkaas.CastOp,
+    hamkaas.DequantizeOp,
+)
+
+INVERTIBLE = (hamkaas.ReshapeOp, hamkaas.PermuteOp)
+"""Views through which the result of a reduction can be followed to where it is stored."""
+
+
+@dataclass(eq=False)
+class Group:
+    """The operations that are computed together; `root` gives the one result."""
+
+    root: Operation
+    members: set[Operation] = field(default_factory=set[Operation])
+    reduction: Operation | None = None
+    size: int = 0
+    """Members, and what is copied into the group."""
+
+
+@dataclass(frozen=True)
+class HamkaasOutlineGroupsPass(ModulePass):
+    """Outline what is computed in one go: a reduction with its consumers, or a tree of pointwise operations.
+
+    Operations are visited from the last to the first, so that all users of one are placed before it. An operation
+    joins the group of its users if they all are in one group and the group stays computable in one loop nest:
+
+    1. a pointwise operation joins a group without a reduction, or one whose reduction it feeds if that one reads its
+       input only a few times, or the consumers of a reduction;
+    2. a reduction joins a group of pointwise operations through which its result can be followed, element by element,
+       to the place where it is stored;
+    3. anything else is the root of a new group. So is what a function returns, what a state is set to, and the
+       base of a `hamkaas.replace_slice`, which is updated in place.
+
+    Views, gathers and constants are copied into each group that reads them, since they only change an address.
+
+    ```
+    %0 = hamkaas.matmul %x, %w                   %2 = hamkaas.execute @g0(%x, %w, %y)
+    %1 = hamkaas.relu %0                  ->     hamkaas.group @g0(%x, %w, %y) {
+    %2 = hamkaas.add %1, %y                        ... matmul, relu, add, yield }
+    ```
+    """
+
+    name = "hamkaas-outline-groups"
+
+    max_ops: int = 32
+    """The most operations that a group holds: bounds the size of a kernel."""
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        number = sum(isinstance(child, hamkaas.GroupOp) for child in op.body.block.ops)
+        for function in [child for child in op.body.block.ops if isinstance(child, func.FuncOp)]:
+            partition = Partition(function.body.block, self.max_ops)
+            for group in partition.groups:
+                _outline(group, partition, f"g{number}", op)
+                number += 1
+            _drop_unused(function.body.block)
+
+
+class Partition:
+    """Which operation of a block belongs to which group."""
+
+    def __init__(self, block: Block, max_ops: int):
+        self.max_ops = max_ops
+        self.order = {op: number for number, op in enumerate(block.ops)}
+        self.group_of: dict[Operation, Group] = {}
+        self.readers: dict[Operation, set[Group]] = {}
+        """For an operation that is copied: the groups that get a copy."""
+        roots: list[Group] = []
+        for op in reversed(self.order):
+            if isinstance(op, (*REDUCTIONS, *FREE, *POINTWISE, hamkaas.ReplaceSliceOp)):
+                self._place(op, roots)
+        self.groups = roots[::-1]
+        """In the order of their roots."""
+
+    def _place(self, op: Operation, roots: list[Group]) -> None:
+        users = self._groups_that_read(op)
+        if isinstance(op, FREE) and (copies := self._may_copy(users)) is not None:
+            self.readers[op] = copies
+            for group in copies:
+                group.size += 1
+            return
+        group = next(iter(users)) if len(users) == 1 else None
+        if group is None or not self._may_join(op, group):
+            group = Group(op)
+            roots.append(group)
+        group.members.add(op)
+        group.size += 1
+        self.group_of[op] = group
+        if isinstance(op, REDUCTIONS):
+            group.reduction = op
+
+    def _groups_that_read(self, op: Operation) -> set[Group | None]:
+        """The groups of an operation's users, through what is copied; None stands for a user that is in no group."""
+        found: set[Group | None] = set()
+        for use in op.results[0].uses:
+            if (copied := self.readers.get(use.operation)) is not None:
+                found |= copied
+            elif isinstance(use.operation, hamkaas.ReplaceSliceOp) and use.index == 0:
+                found.add(None)
+            else:
+                found.add(self.group_of.get(use.operation))
+        return found
+
+    def _may_copy(self, users: set[Group | None]) -> set[Group] | None:
+        groups = {group for group in users if group is not None and group.size < self.max_ops}
+        return groups if len(groups) == len(users) else None
+
+    def _may_join(self, op: Operation, group: Group) -> bool:
+        if group.size >= self.max_ops or isinstance(op, (hamkaas.ReplaceSliceOp, *FREE)):
+            return False
+        users = [use.operation for use in op.results[0].uses]
+        if len(users) > 1 and any(user in self.readers for user in users):
+            return False  # would be computed once for each view, and what feeds it twice as often again
+        if isinstance(op, REDUCTIONS):
+            follows = not isinstance(op, hamkaas.ArgmaxOp | hamkaas.SampleOp) and self._can_follow(op, group)
+            return group.reduction is None and follows
+        if group.reduction is None or isinstance(group.reduction, TAKES_PRODUCERS):
+            return True
+        return not self._feeds(op, group.reduction)
+
+    def _feeds(self, op: Operation, reduction: Operation) -> bool:
+        """Whether the reduction is computed from `op`, within its group."""
+        todo, seen = [op], set[Operation]()
+        while todo:
+            current = todo.pop()
+            if current is reduction:
+                return True
+            if current not in seen and self.order[current] < self.order[reduction]:
+                seen.add(current)
+                todo.extend(use.operation for use in current.results[0].uses)
+        return False
+
+    def _can_follow(self, op: Operation, group: Group) -> bool:
+        """Whether each element of a reduction's result can be followed to one element of the group's result.
+
+        So it is if all paths to the root pass through pointwise operations that keep the shape (never as the operand
+        that broadcasts), through the same reshapes and permutes, and nothing else.
+        """
+        views: dict[Operation, tuple[Operation, ...]] = {op: ()}
+        todo = [op]
+        while todo:
+            current = min(todo, key=self.order.__getitem__)
+            todo.remove(current)
+            if current is group.root:
+                continue
+            for use in current.results[0].uses:
+                user = use.operation
+                if not _keeps_elements(user, use.index):
+                    return False
+                path = (*views[current], user) if isinstance(user, INVERTIBLE) else views[current]
+                if views.setdefault(user, path) != path:
+                    return False
+                if user not in todo:
+                    todo.append(user)
+        return True
+
+
+def _keeps_elements(user: Operation, operand: int) -> bool:
+    """Whether each element of this operand makes one element of the user's result."""
+    match user:
+        case hamkaas.ReplaceSliceOp():
+            return operand == 1
+        case hamkaas.BinaryOp():
+            return operand == 0 or tensor_type(user.rhs) == tensor_type(user.lhs)
+        case hamkaas.DequantizeOp():
+            return False
+        case _:
+            return isinstance(user, (*INVERTIBLE, *POINTWISE))
+
+
+def _outline(group: Group, partition: Partition, name: str, module: ModuleOp) -> None:
+    """Copies a group's operations into a `hamkaas.group` and puts a `hamkaas.execute` in the place of its root."""
+    inputs, ops = _collect(group, partition)
+    root = group.root.results[0]
+    outlined = hamkaas.GroupOp(name, FunctionType.from_lists([value.type for value in inputs], [root.type]))
+    outlined.attributes["label"] = StringAttr(" ".join(op.name.partition(".")[2] for op in ops if not isinstance(op, FREE)))
+    block = outlined.body.block
+    mapping: dict[SSAValue, SSAValue] = {}
+    for value, arg in zip(inputs, block.args, strict=True):
+        mapping[value] = arg
+        arg.name_hint = value.name_hint
+    for op in ops:
+        block.add_op(op.clone(mapping))
+    block.add_op(hamkaas.YieldOp(mapping[root]))
+    first = next(op for op in module.body.block.ops if isinstance(op, func.FuncOp))
+    Rewriter.insert_op(outlined, InsertPoint.before(first))
+    Rewriter.replace_op(group.root, hamkaas.ExecuteOp(name, inputs, [root.type]))
+
+
+def _collect(group: Group, partition: Partition) -> tuple[list[SSAValue], list[Operation]]:
+    """What a group reads from outside, and its operations in an order in which they can be computed."""
+    inputs: dict[SSAValue, None] = {}
+    ops: dict[Operation, None] = {}
+    todo: list[Operation] = [group.root]
+    while todo:
+        op = todo[-1]
+        inside = [
+            value.owner
+            for value in op.operands
+            if isinstance(value.owner, Operation) and (value.owner in group.members or value.owner in partition.readers)
+        ]
+        if waiting := [owner for owner in inside if owner not in ops]:
+            todo.extend(reversed(waiting))
+            continue
+        todo.pop()
+        if op not in ops:
+            ops[op] = None
+            inputs.update((value, None) for value in op.operands if value.owner not in inside)
+    return list(inputs), list(ops)
+
+
+def _drop_unused(block: Block) -> None:
+    """Erases what has been copied into the groups."""
+    for op in reversed(list(block.ops)):
+        if isinstance(op, (*FREE, *POINTWISE, *REDUCTIONS, hamkaas.GetOp)) and op.results[0].first_use is None:
+            Rewriter.erase_op(op)

@@ -1,0 +1,590 @@
+"""Runs a compiled model on the CPU.
+
+The kernels and a small executor are compiled together by LLVM for the processor at hand. A program is a table of
+steps in memory that the executor walks, so that the time to compile does not depend on the number of launches:
+
+    caller (worker 0)          worker 1, 2, ...
+      run() ---- go ---------->  mailbox          each has its own
+      steps, with barriers <-->  steps            every worker walks the same table and does its share of each step
+      last barrier <-----------  arrives          the caller alone waits here
+                                 spins, then parks: back to Python, where it waits for a lock
+
+Between runs a worker spins for a moment, because the next run of a model that generates text comes at once, and then
+parks, which costs nothing. A program that is too small to share runs on the caller alone and wakes nobody.
+
+A `fork` copies no threads: make the runtime in the process that uses it.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import llvmlite
+import llvmlite.binding as llvm
+import numpy as np
+
+from hamkaas import knobs
+from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Launch, Program, Space
+from hamkaas.errors import RuntimeFault
+from hamkaas.runtime.cache import DiskCache
+
+MAX_WORKERS = 64
+"""The executor reports the workers that are to be woken as the bits of one integer."""
+
+BYTES_PER_WORKER = 1 << 20
+"""A program gets one worker for this many bytes that it touches: below, waiting for each other costs more than is won."""
+
+BYTES_PER_SHARED_STEP = 16 << 10
+"""A step that touches less is done by worker 0 alone; two such steps in a row need no barrier between them."""
+
+_LINE = 16
+"""Words between two places that different workers write: two cache lines, for processors fetch them in pairs."""
+
+_STEP_WORDS = 8
+_STOPPED = 1
+
+# The executor. Memory that it shares with Python, in words of 64 bits:
+#
+#   control   line 0       how often workers have arrived at a barrier; only ever grows
+#             line 1       the job in progress, what line 0 said when it began, and who has yet to be woken for it
+#             line 1 + w   the mailbox of worker w: 0 idle, 1 go, 2 parked, 3 stop
+#   job       steps, their number, workers, patches, their number
+#   step      function (0: copy), arguments, blocks (or bytes), workers, whether a barrier comes first
+#   patch     address of an argument, index into io, bytes to add: pointers that differ from run to run
+#
+# Worker 0 is the caller. A worker sets its mailbox from idle to parked and the caller sets it to go, each with one atomic operation: one of the
+# two comes first, and the other one sees it. Nobody can sleep through a go.
+_EXECUTOR = """\
+{declarations}
+; Waits until the counter has reached the target; after a while lets other threads have the core.
+define internal void @hamkaas.wait(ptr %counter, i64 %target) nounwind {{
+entry:
+  br label %look
+look:
+  %round = phi i64 [ 0, %entry ], [ %next, %again ]
+  %count = load atomic i64, ptr %counter acquire, align 8
+  %reached = icmp uge i64 %count, %target
+  br i1 %reached, label %done, label %not.yet
+not.yet:
+  %next = add i64 %round, 1
+  %patient = icmp ult i64 %round, {spins}
+  br i1 %patient, label %pause, label %yield
+pause:
+  {pause}
+  br label %again
+yield:
+  {yield}
+  br label %again
+again:
+  br label %look
+done:
+  ret void
+}}
+
+; Does one worker's share of all steps of the job.
+define void @hamkaas.work(ptr %control, i64 %worker) nounwind {{
+entry:
+  %job.at = getelementptr inbounds i64, ptr %control, i64 {line}
+  %base.at = getelementptr inbounds i64, ptr %job.at, i64 1
+  %job = load ptr, ptr %job.at, align 8
+  %base = load i64, ptr %base.at, align 8
+  %steps = load ptr, ptr %job, align 8
+  %count.at = getelementptr inbounds i64, ptr %job, i64 1
+  %count = load i64, ptr %count.at, align 8
+  %workers.at = getelementptr inbounds i64, ptr %job, i64 2
+  %workers = load i64, ptr %workers.at, align 8
+  %is.caller = icmp eq i64 %worker, 0
+  %end = getelementptr inbounds [{step_words} x i64], ptr %steps, i64 %count
+  br label %head
+head:
+  %step = phi ptr [ %steps, %entry ], [ %step.next, %next ]
+  %target = phi i64 [ %base, %entry ], [ %target.passed, %next ]
+  %more = icmp ult ptr %step, %end
+  br i1 %more, label %begin, label %finish
+begin:
+  %barrier.at = getelementptr inbounds i64, ptr %step, i64 4
+  %barrier = load i64, ptr %barrier.at, align 8
+  %has.barrier = icmp ne i64 %barrier, 0
+  br i1 %has.barrier, label %arrive, label %enter
+arrive:
+  %target.next = add i64 %target, %workers
+  %arrived = atomicrmw add ptr %control, i64 1 acq_rel
+  call void @hamkaas.wait(ptr %control, i64 %target.next)
+  br label %enter
+enter:
+  %target.passed = phi i64 [ %target, %begin ], [ %target.next, %arrive ]
+  %args.at = getelementptr inbounds i64, ptr %step, i64 1
+  %size.at = getelementptr inbounds i64, ptr %step, i64 2
+  %share.at = getelementptr inbounds i64, ptr %step, i64 3
+  %function = load ptr, ptr %step, align 8
+  %args = load ptr, ptr %args.at, align 8
+  %size = load i64, ptr %size.at, align 8
+  %share = load i64, ptr %share.at, align 8
+  %takes.part = icmp ult i64 %worker, %share
+  br i1 %takes.part, label %do, label %next
+do:
+  %is.copy = icmp eq ptr %function, null
+  br i1 %is.copy, label %copy, label %launch
+copy:
+  %to.at = getelementptr inbounds ptr, ptr %args, i64 1
+  %from = load ptr, ptr %args, align 8
+  %to = load ptr, ptr %to.at, align 8
+  call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %from, i64 %size, i1 false)
+  br label %next
+launch:
+  %following = add i64 %worker, 1
+  %low = mul i64 %size, %worker
+  %high = mul i64 %size, %following
+  %first = udiv i64 %low, %share
+  %last = udiv i64 %high, %share
+  call void %function(i64 %first, i64 %last, ptr %args)
+  br label %next
+next:
+  %step.next = getelementptr inbounds [{step_words} x i64], ptr %step, i64 1
+  br label %head
+finish:
+  %target.last = add i64 %target, %workers
+  %left = atomicrmw add ptr %control, i64 1 acq_rel
+  br i1 %is.caller, label %wait, label %done
+wait:
+  call void @hamkaas.wait(ptr %control, i64 %target.last)
+  %sleeping.at = getelementptr inbounds i64, ptr %job.at, i64 2
+  store i64 0, ptr %sleeping.at, align 8
+  br label %done
+done:
+  ret void
+}}
+
+; Starts a job and does worker 0's share of it, unless workers have to be woken first: then their bits are stored and
+; returned, and it is for the caller to wake them and to call work.
+define i64 @hamkaas.run(ptr %control, ptr %job, ptr %io) nounwind {{
+entry:
+  %patches.at = getelementptr inbounds i64, ptr %job, i64 3
+  %patches = load ptr, ptr %patches.at, align 8
+  %count.at = getelementptr inbounds i64, ptr %job, i64 4
+  %count = load i64, ptr %count.at, align 8
+  %patches.end = getelementptr inbounds [3 x i64], ptr %patches, i64 %count
+  br label %patch.head
+patch.head:
+  %patch = phi ptr [ %patches, %entry ], [ %patch.next, %patch.body ]
+  %patch.more = icmp ult ptr %patch, %patches.end
+  br i1 %patch.more, label %patch.body, label %publish
+patch.body:
+  %index.at = getelementptr inbounds i64, ptr %patch, i64 1
+  %offset.at = getelementptr inbounds i64, ptr %patch, i64 2
+  %slot = load ptr, ptr %patch, align 8
+  %index = load i64, ptr %index.at, align 8
+  %offset = load i64, ptr %offset.at, align 8
+  %address.at = getelementptr inbounds i64, ptr %io, i64 %index
+  %address = load i64, ptr %address.at, align 8
+  %moved = add i64 %address, %offset
+  store i64 %moved, ptr %slot, align 8
+  %patch.next = getelementptr inbounds [3 x i64], ptr %patch, i64 1
+  br label %patch.head
+publish:
+  %job.at = getelementptr inbounds i64, ptr %control, i64 {line}
+  %base.at = getelementptr inbounds i64, ptr %job.at, i64 1
+  %base = load atomic i64, ptr %control acquire, align 8
+  store ptr %job, ptr %job.at, align 8
+  store i64 %base, ptr %base.at, align 8
+  %workers.at = getelementptr inbounds i64, ptr %job, i64 2
+  %workers = load i64, ptr %workers.at, align 8
+  br label %post.head
+post.head:
+  %worker = phi i64 [ 1, %publish ], [ %worker.next, %post.body ]
+  %parked = phi i64 [ 0, %publish ], [ %parked.next, %post.body ]
+  %post.more = icmp ult i64 %worker, %workers
+  br i1 %post.more, label %post.body, label %started
+post.body:
+  %line = add i64 %worker, 1
+  %word = mul i64 %line, {line}
+  %mailbox = getelementptr inbounds i64, ptr %control, i64 %word
+  %state = atomicrmw xchg ptr %mailbox, i64 1 acq_rel
+  %was.parked = icmp eq i64 %state, 2
+  %parked.bit = zext i1 %was.parked to i64
+  %parked.mask = shl i64 %parked.bit, %worker
+  %parked.next = or i64 %parked, %parked.mask
+  %worker.next = add i64 %worker, 1
+  br label %post.head
+started:
+  %sleeping.at = getelementptr inbounds i64, ptr %job.at, i64 2
+  store i64 %parked, ptr %sleeping.at, align 8
+  %all.awake = icmp eq i64 %parked, 0
+  br i1 %all.awake, label %go, label %done
+go:
+  call void @hamkaas.work(ptr %control, i64 0)
+  br label %done
+done:
+  ret i64 %parked
+}}
+
+; What worker 1, 2, ... does: one job after the other. Returns 0 when it has parked, 1 when it shall stop.
+define i64 @hamkaas.serve(ptr %control, i64 %worker) nounwind {{
+entry:
+  %line = add i64 %worker, 1
+  %word = mul i64 %line, {line}
+  %mailbox = getelementptr inbounds i64, ptr %control, i64 %word
+  br label %idle
+idle:
+  br label %look
+look:
+  %round = phi i64 [ 0, %idle ], [ %next, %again ]
+  %state = load atomic i64, ptr %mailbox acquire, align 8
+  switch i64 %state, label %wait [ i64 1, label %go
+                                   i64 3, label %stop ]
+wait:
+  %next = add i64 %round, 1
+  %patient = icmp ult i64 %round, {spins}
+  br i1 %patient, label %pause, label %tire
+pause:
+  {pause}
+  br label %again
+tire:
+  %awake = icmp ult i64 %round, {spins_and_yields}
+  br i1 %awake, label %yield, label %park
+yield:
+  {yield}
+  br label %again
+again:
+  br label %look
+go:
+  store atomic i64 0, ptr %mailbox monotonic, align 8
+  call void @hamkaas.work(ptr %control, i64 %worker)
+  br label %idle
+park:
+  %exchanged = cmpxchg ptr %mailbox, i64 0, i64 2 acq_rel acquire
+  %found = extractvalue {{ i64, i1 }} %exchanged, 0
+  %has.news = and i64 %found, 1
+  %must.look = icmp ne i64 %has.news, 0
+  br i1 %must.look, label %idle, label %parked
+parked:
+  ret i64 0
+stop:
+  ret i64 1
+}}
+
+; Tells a worker to stop; returns 1 if it is parked, so that the caller wakes it.
+define i64 @hamkaas.stop(ptr %control, i64 %worker) nounwind {{
+  %line = add i64 %worker, 1
+  %word = mul i64 %line, {line}
+  %mailbox = getelementptr inbounds i64, ptr %control, i64 %word
+  %state = atomicrmw xchg ptr %mailbox, i64 3 acq_rel
+  %was.parked = icmp eq i64 %state, 2
+  %result = zext i1 %was.parked to i64
+  ret i64 %result
+}}
+"""
+
+_SPINS = 4000
+_YIELDS = 200
+"""How often a worker looks for a job with a pause in between, and then with a system call: about 100 us together."""
+
+
+def _executor_text() -> str:
+    """The executor for this platform: how to pause in a loop, and how to let other threads run."""
+    machine = platform.machine().lower()
+    if machine in ("x86_64", "amd64"):
+        pause = "call void @llvm.x86.sse2.pause()"
+    elif machine in ("aarch64", "arm64"):
+        pause = "call void @llvm.aarch64.hint(i32 1)"
+    else:
+        pause = ""
+    has_yield = os.name == "posix"
+    return _EXECUTOR.format(
+        declarations="declare i32 @sched_yield()" if has_yield else "",
+        line=_LINE,
+        step_words=_STEP_WORDS,
+        spins=_SPINS,
+        spins_and_yields=_SPINS + _YIELDS,
+        **{"pause": pause, "yield": "call i32 @sched_yield()" if has_yield else pause},
+    )
+
+
+class _Code:
+    """The machine code of a model and of the executor, loaded; the addresses are good for as long as it lives."""
+
+    def __init__(self, source: str, kernels: Sequence[str]):
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        text = f"{source}\n{_executor_text()}"
+        cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+        key = hashlib.sha256("\n".join((llvmlite.__version__, cpu, features, text)).encode()).hexdigest()
+        folder = knobs.cache_dir()
+        cache = None if folder is None else DiskCache(folder)
+        code = None if cache is None else cache.get(key)
+        if code is None:
+            code = self._compile(text, cpu, features)
+            if cache is not None:
+                cache.put(key, code)
+        self._jit = llvm.create_lljit_compiler()
+        library = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
+        entries = ("run", "work", "serve", "stop")
+        for name in (*kernels, *(f"hamkaas.{entry}" for entry in entries)):
+            library.export_symbol(name)
+        self._library = library.link(self._jit, "hamkaas")
+        self.kernels = {name: int(self._library[name]) for name in kernels}
+        self.run, self.work, self.serve, self.stop = (self._entry(entry) for entry in entries)
+
+    @staticmethod
+    def _compile(text: str, cpu: str, features: str) -> bytes:
+        """Object code for the processor at hand."""
+        module = llvm.parse_assembly(text)
+        machine = llvm.Target.from_default_triple().create_target_machine(
+            cpu=cpu, features=features, opt=3, reloc="pic", jit=True
+        )
+        module.triple, module.data_layout = machine.triple, str(machine.target_data)
+        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+        builder.getModulePassManager().run(module, builder)
+        return machine.emit_object(module)
+
+    def _entry(self, name: str) -> Callable[..., int]:
+        """A function of the executor: called without the lock of the interpreter."""
+        num_args = 3 if name == "run" else 2
+        prototype = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_void_p] * num_args)
+        return prototype(int(self._library[f"hamkaas.{name}"]))
+
+
+def _aligned(nbytes: int) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
+    """Memory that starts at a multiple of `ALIGNMENT`; the pages of a large piece are not touched."""
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -_address(memory) % ALIGNMENT
+    return memory[start : start + nbytes]
+
+
+def _address(array: np.ndarray) -> int:
+    return array.ctypes.data
+
+
+class _Pool:
+    """The worker threads 1 to n - 1 and the memory through which they are told what to do."""
+
+    def __init__(self, code: _Code, num_workers: int):
+        self.code = code
+        self._memory = _aligned(8 * _LINE * (num_workers + 1))
+        self._memory[:] = 0
+        self.control = _address(self._memory)
+        self._sleeping = ctypes.c_uint64.from_address(self.control + 8 * (_LINE + 2))
+        self._wake_ups = [threading.Lock() for _ in range(num_workers)]
+        self._threads: list[threading.Thread] = []
+        for worker in range(1, num_workers):
+            self._wake_ups[worker].acquire()
+            args = (code, self._memory, worker, self._wake_ups[worker])
+            thread = threading.Thread(target=self._serve, args=args, name=f"hamkaas-{worker}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    @staticmethod
+    def _serve(code: _Code, memory: np.ndarray, worker: int, wake_up: threading.Lock) -> None:
+        """What a thread does; it keeps alive what the native code reads, and not the runtime."""
+        control = _address(memory)
+        while code.serve(control, worker) != _STOPPED:
+            wake_up.acquire()
+
+    def run(self, job: int, io: int) -> None:
+        """Runs a job from start to end."""
+        try:
+            if self.code.run(self.control, job, io):
+                self._wake_and_work()
+        except BaseException:
+            # An interrupt between the two halves: workers are in the job already and wait for this one. The handler
+            # does again what may have been done, which is harmless: a worker that is woken for nothing parks again.
+            if self._sleeping.value:
+                self._wake_and_work()
+            raise
+
+    def _wake_and_work(self) -> None:
+        sleeping = self._sleeping.value
+        for worker, wake_up in enumerate(self._wake_ups):
+            if sleeping >> worker & 1 and wake_up.locked():
+                wake_up.release()
+        self.code.work(self.control, 0)
+
+    def stop(self) -> None:
+        """Ends the threads; there must be no job in progress."""
+        for worker, thread in enumerate(self._threads, 1):
+            if self.code.stop(self.control, worker) and self._wake_ups[worker].locked():
+                self._wake_ups[worker].release()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        self._threads.clear()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A program in the form that the executor walks."""
+
+    job: int
+    """Address of the job; the tables that it points to are in `memory`."""
+    io: "ctypes.Array[ctypes.c_uint64]"
+    """The addresses of inputs and outputs, filled in for each run."""
+    io_address: int
+    outputs: tuple[tuple[tuple[int, ...], np.dtype], ...]
+    memory: tuple[np.ndarray, ...]
+    name: str
+    faults: tuple[str, ...]
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "process_cpu_count"):
+        return os.process_cpu_count() or 1  # pyright: ignore
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choose_workers(program: Program, limit: int) -> int:
+    """The number of workers for a program: as many as there is work for, and not more than `limit`."""
+    cost = sum(step.nbytes if isinstance(step, Copy) else step.cost for step in program.steps)
+    return max(1, min(limit, cost // BYTES_PER_WORKER))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Who does a step, and whether all workers wait for each other before it."""
+
+    workers: int
+    barrier: bool
+
+
+def schedule(steps: Sequence[Launch | Copy], num_workers: int) -> list[Schedule]:
+    """Gives small steps and copies to worker 0, and leaves out the barriers that only separate its own steps.
+
+    A barrier that is left out is owed: the next step that other workers take part in must have it.
+    """
+    result: list[Schedule] = []
+    alone, owed = True, False  # since the last barrier: only worker 0 has worked; a barrier was left out
+    for step in steps:
+        is_shared = isinstance(step, Launch) and min(step.grid, num_workers) > 1 and step.cost >= BYTES_PER_SHARED_STEP
+        workers = min(step.grid, num_workers) if isinstance(step, Launch) and is_shared else 1
+        owed |= step.barrier
+        barrier = owed and not (alone and workers == 1)
+        if barrier:
+            alone, owed = True, False
+        alone &= workers == 1
+        result.append(Schedule(workers, barrier))
+    return result
+
+
+class CpuRuntime:
+    """A compiled model with its weights, states and worker threads. Calls from several threads take turns."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        weights: Sequence[np.ndarray],
+        *,
+        workers: int | None = None,
+        progress: Callable[[str], None] | None = None,
+    ):
+        """Compiles the code, or takes it from the cache.
+
+        `weights` are used where they lie: they may be memory-mapped and read-only. `workers` (or HAMKAAS_WORKERS) is
+        the number of workers of every program; without it, it depends on the cores and on the size of the program.
+        """
+        if progress is not None:
+            progress(f"compiling {len(artifact.kernels)} kernels for the cpu")
+        code = _Code(artifact.source, [kernel.name for kernel in artifact.kernels])
+        self._lock = threading.Lock()
+        self._weights = [np.ascontiguousarray(weight) for weight in weights]
+        self._states = [_aligned(state.nbytes) for state in artifact.states]
+        self._arena = _aligned(artifact.arena_bytes)
+        self._status = ctypes.c_int64(0)
+        self._bases = {
+            Space.ARENA: [_address(self._arena)],
+            Space.WEIGHT: [_address(weight) for weight in self._weights],
+            Space.STATE: [_address(state) for state in self._states],
+            Space.STATUS: [ctypes.addressof(self._status)],
+        }
+        wanted = workers or knobs.WORKERS.get()
+        counts = [
+            min(wanted, MAX_WORKERS) if wanted else choose_workers(program, min(available_cores(), MAX_WORKERS))
+            for program in artifact.programs
+        ]
+        self._plans = [
+            self._plan(program, count, code) for program, count in zip(artifact.programs, counts, strict=True)
+        ]
+        self._num_workers = max(counts, default=1)
+        self._pool = _Pool(code, self._num_workers)
+        self._finalizer = weakref.finalize(self, self._pool.stop)  # at the end of the interpreter too
+        self.reset()
+
+    def _plan(self, program: Program, num_workers: int, code: _Code) -> _Plan:
+        """The table of steps of a program."""
+        slots = [ref for step in program.steps for ref in _refs(step)]
+        args = np.zeros(max(1, len(slots)), np.int64)
+        table = np.zeros((len(program.steps), _STEP_WORDS), np.int64)
+        patches: list[tuple[int, int, int]] = []
+        for slot, ref in enumerate(slots):
+            if ref.space in self._bases:
+                args[slot] = self._bases[ref.space][ref.index] + ref.offset
+            else:
+                index = ref.index + (len(program.inputs) if ref.space is Space.OUTPUT else 0)
+                patches.append((_address(args) + 8 * slot, index, ref.offset))
+        slot = 0
+        for row, step, who in zip(table, program.steps, schedule(program.steps, num_workers), strict=True):
+            function, size = (0, step.nbytes) if isinstance(step, Copy) else (code.kernels[step.kernel], step.grid)
+            row[:5] = (function, _address(args) + 8 * slot, size, who.workers, who.barrier)
+            slot += len(_refs(step))
+        patch_table = np.array(patches, np.int64)
+        job = np.array([_address(table), len(table), num_workers, _address(patch_table), len(patches)], np.int64)
+        io = (ctypes.c_uint64 * max(1, len(program.inputs) + len(program.outputs)))()
+        return _Plan(
+            job=_address(job),
+            io=io,
+            io_address=ctypes.addressof(io),
+            outputs=tuple((output.shape, output.numpy_dtype) for output in program.outputs),
+            memory=(args, table, patch_table, job),
+            name=program.name,
+            faults=program.faults,
+        )
+
+    @property
+    def num_workers(self) -> int:
+        """The number of workers of the largest program, the caller being one."""
+        return self._num_workers
+
+    def run(self, program: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Runs a program. The inputs have the right shapes and dtypes; the outputs are new arrays."""
+        with self._lock:
+            if not self._finalizer.alive:
+                raise RuntimeFault("the model is closed")
+            plan = self._plans[program]
+            arrays = [x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in inputs]
+            outputs = [np.empty(shape, dtype) for shape, dtype in plan.outputs]
+            arrays += outputs
+            io = plan.io
+            for i, array in enumerate(arrays):
+                io[i] = array.ctypes.data
+            self._pool.run(plan.job, plan.io_address)
+            if self._status.value:
+                self._raise_fault(plan)
+            return outputs
+
+    def _raise_fault(self, plan: _Plan) -> None:
+        """Raises what the kernels found wrong, and forgets it."""
+        fault, self._status.value = self._status.value, 0
+        text = plan.faults[fault - 1] if 0 < fault <= len(plan.faults) else f"fault {fault}"
+        raise RuntimeFault(f"program '{plan.name}': {text}")
+
+    def reset(self) -> None:
+        """Sets all states to zero, as they were at the start."""
+        with self._lock:
+            for state in self._states:
+                state[:] = 0
+
+    def close(self) -> None:
+        """Ends the worker threads; may be called more than once."""
+        with self._lock:
+            self._finalizer()
+
+
+def _refs(step: Launch | Copy) -> tuple[BufferRef, ...]:
+    """The arguments of a step, in the order in which the executor reads them."""
+    return (step.source, step.target) if isinstance(step, Copy) else step.args

@@ -1,0 +1,224 @@
+"""What every schedule works with: the kernel being built, its elements and its outputs."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, TypeAlias
+
+from xdsl.dialects.builtin import MemRefType, StringAttr, TensorType, i64
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+
+from hamkaas.dialects import hamkaas, kernel
+from hamkaas.schedules.builder import Builder
+from hamkaas.schedules.elements import Elements, Position, forward, lane_in, per_lane, shape_of
+from hamkaas.schedules.index import Index, linearize
+
+Target: TypeAlias = Literal["cpu", "cuda"]
+
+LANES = {"cpu": 8, "cuda": 4}
+"""Lanes of a vector of f32: an AVX register; a 16-byte access."""
+
+
+def flat(type: Attribute) -> MemRefType[Attribute]:
+    """The buffer that holds a tensor, as a kernel sees it."""
+    assert isinstance(type, TensorType)
+    return MemRefType(type.element_type, [prod(type.get_shape())])
+
+
+@dataclass(frozen=True)
+class Output:
+    """A value that the kernel computes, and where it goes."""
+
+    value: SSAValue
+    memref: SSAValue
+    offset: Index
+    """Position of the first element in the buffer."""
+    condition: SSAValue | None
+    """Store only where this holds: the bounds of a replace_slice that were computed on the device."""
+
+
+@dataclass(frozen=True)
+class IndexUse:
+    """An i64 tensor whose elements must lie in [0, high] for an operation; else the fault is reported."""
+
+    value: SSAValue
+    high: int
+    fault: int
+
+
+def index_uses(op: Operation) -> list[IndexUse]:
+    """The indices of an operation that are known only when the kernel runs."""
+    match op:
+        case hamkaas.ReplaceSliceOp():
+            rows, size = shape_of(op.replacement)[0], shape_of(op.base)[0]
+            uses = [IndexUse(op.begin, size - rows, 1), IndexUse(op.end, size, 1)]
+        case hamkaas.GatherOp():
+            uses = [IndexUse(op.index, shape_of(op.table)[0] - 1, 2)]
+        case hamkaas.SlicedSoftmaxOp():
+            uses = [IndexUse(op.prefix, shape_of(op.input)[-1], 3)]
+        case hamkaas.AttentionOp():
+            uses = [IndexUse(op.length, shape_of(op.keys)[0], 4)]
+        case _:
+            uses = []
+    return [use for use in uses if hamkaas.constant_value(use.value) is None]
+
+
+class Lowering:
+    """One group on its way to a kernel: `builder` and `elements` for its body, `outputs` to store.
+
+    The kernel's arguments are the inputs of the group, then a buffer for each result. A result that is a
+    `hamkaas.replace_slice` has none of its own: it is written into the buffer of its base.
+    """
+
+    def __init__(self, group: hamkaas.GroupOp, target: Target):
+        self.group = group
+        self.target: Target = target
+        self.lanes = LANES[target]
+        args = group.body.block.args
+        types: list[Attribute] = [flat(arg.type) for arg in args]
+        self._results: list[int] = []
+        for value in group.yielded.values:
+            if isinstance(value.owner, hamkaas.ReplaceSliceOp):
+                self._results.append(args.index(value.owner.base))
+            else:
+                self._results.append(len(types))
+                types.append(flat(value.type))
+        self._uses = tuple(dict.fromkeys(use for op in group.body.block.ops for use in index_uses(op)))
+        if self._uses:
+            types.append(MemRefType(i64, [1]))
+        self._block = Block(arg_types=types)
+        self._name_arguments()
+        self.builder = Builder(self._block)
+        buffers = dict(zip(args, self._block.args, strict=False))
+        self.elements = Elements(self.builder, buffers, aligned=target == "cuda")
+        if self._uses:
+            self._report_faults()
+        self.outputs = tuple(map(self._output, group.yielded.values, self._results))
+
+    def _name_arguments(self) -> None:
+        args = self._block.args
+        for mine, of_group in zip(args, self.group.body.block.args, strict=False):
+            mine.name_hint = of_group.name_hint
+        fresh = [arg for arg in args[len(self.group.body.block.args) :]]
+        for number, arg in enumerate(fresh):
+            arg.name_hint = "out" if number == 0 else f"out{number}"
+        if self._uses:
+            args[-1].name_hint = "status"
+
+    # indices that are known only when the kernel runs
+
+    def _replaced(self) -> list[hamkaas.ReplaceSliceOp]:
+        """The replace_slice operations whose bounds are not constants."""
+        ops = (op for op in self.group.body.block.ops if isinstance(op, hamkaas.ReplaceSliceOp))
+        return [op for op in ops if index_uses(op)]
+
+    def _report_faults(self) -> None:
+        """The first thread of the grid looks at every index and reports what is out of range."""
+        b = self.builder
+        status = self._block.args[-1]
+
+        def report(wrong: SSAValue, fault: int) -> None:
+            b.when(wrong, lambda: b.store(b.integer(fault), status, b.number(0)))
+
+        def check(use: IndexUse, i: SSAValue) -> None:
+            found = b.load(self.elements.buffers[use.value], i)
+            low, high = b.compare("slt", found, b.integer(0)), b.compare("sgt", found, b.integer(use.high))
+            report(b.either(low, high), use.fault)
+
+        def all_checks() -> None:
+            for use in self._uses:
+                (size,) = shape_of(use.value)
+                if size == 1:
+                    check(use, b.number(0))
+                else:
+                    b.loop(b.number(0), b.number(size), 1, [], lambda i, _, use=use: check(use, i) or [])
+            for op in self._replaced():
+                length = b.sub(self._bound(op.end), self._bound(op.begin))
+                report(b.compare("ne", length, b.integer(shape_of(op.replacement)[0])), 1)
+
+        first = b.compare("eq", b.index(b.block_id(2)), b.number(0))
+        if self.target == "cuda":
+            first = b.both(first, b.compare("eq", b.index(b.thread_id(2)), b.number(0)))
+        b.when(first, all_checks)
+
+    def _bound(self, value: SSAValue) -> SSAValue:
+        """The one element of an i64 tensor, as it stands."""
+        constant = hamkaas.constant_value(value)
+        if constant is not None:
+            return self.builder.integer(constant)
+        return self.builder.load(self.elements.buffers[value], self.builder.number(0))
+
+    def _fits(self, op: hamkaas.ReplaceSliceOp) -> SSAValue | None:
+        """Whether [begin, end) lies inside the base and has the replacement's rows; None where that is known."""
+        if not index_uses(op):
+            return None
+        b = self.builder
+        begin, end = self._bound(op.begin), self._bound(op.end)
+        inside = b.both(
+            b.compare("sge", begin, b.integer(0)), b.compare("sle", end, b.integer(shape_of(op.base)[0]))
+        )
+        return b.both(inside, b.compare("eq", b.sub(end, begin), b.integer(shape_of(op.replacement)[0])))
+
+    def _facts(self) -> tuple[list[kernel.BoundAttr], list[kernel.SpanAttr]]:
+        """What the host may check beforehand, in terms of arguments."""
+        args = self.group.body.block.args
+        bounds = [kernel.BoundAttr.of(args.index(use.value), 0, use.high, use.fault) for use in self._uses]
+        spans = [
+            kernel.SpanAttr.of(args.index(op.begin), args.index(op.end), shape_of(op.replacement)[0])
+            for op in self._replaced()
+            if op.begin in args and op.end in args
+        ]
+        return bounds, spans
+
+    # outputs
+
+    def _output(self, value: SSAValue, arg: int) -> Output:
+        memref = self._block.args[arg]
+        op = value.owner
+        if not isinstance(op, hamkaas.ReplaceSliceOp):
+            return Output(value, memref, Index.of(0), None)
+        (rows, *inner), size = shape_of(op.replacement), shape_of(op.base)[0]
+        begin = self.elements.index_at(op.begin, Index.of(0), size - rows + 1)
+        return Output(op.replacement, memref, begin * prod(inner), self._fits(op))
+
+    def store_outputs(self, anchor: SSAValue, index: Position) -> None:
+        """Computes and stores what element `index` of `anchor` becomes in each output."""
+        for output in self.outputs:
+            where = forward(anchor, index, output.value)
+            position = linearize(where, shape_of(output.value)) + output.offset
+
+            def store(output: Output = output, where: Position = where, position: Index = position) -> None:
+                self.elements.store(self.elements.at(output.value, where), output.memref, position)
+
+            if output.condition is None:
+                store()
+            else:
+                self.builder.when(output.condition, store)
+
+    def tile(self, value: SSAValue, entries: dict[Position, SSAValue]) -> None:
+        """Makes elements of `value` known that the schedule has computed; a vector stands for each of its lanes too."""
+        known = dict(entries)
+        for position, computed in entries.items():
+            lane = next((lane for i in position if (lane := lane_in(i)) is not None), None)
+            if lane is not None:
+                for number, one in enumerate(per_lane(position, lane)):
+                    known[one] = self.builder.lane(computed, number)
+        self.elements.known[value] = known.__getitem__
+
+    def finish(self, grid: int, block: int) -> kernel.FuncOp:
+        """The finished kernel."""
+        self._block.add_op(kernel.ReturnOp())
+        bounds, spans = self._facts()
+        label = self.group.attributes.get("label")
+        return kernel.FuncOp(
+            self.group.sym_name.data,
+            [arg.type for arg in self._block.args],
+            grid=grid,
+            block=block,
+            inputs=len(self.group.body.block.args),
+            results=self._results,
+            bounds=bounds,
+            spans=spans,
+            status=bool(self._uses),
+            label=label.data if isinstance(label, StringAttr) else "",
+            body=Region(self._block),
+        )

@@ -1,0 +1,369 @@
+"""Schedules of matrix products: what is around them in the group is computed on the way in and out.
+
+Which schedule fits depends on how the right side lies in memory and on the number of rows of the left side:
+
+dot     neighbours along the inner axis k are neighbours in memory (a weight stored [out, in]): a tile of outputs is a
+        set of dot products along k, in vectors. CPU: any size. CUDA: one row, a warp for each tile.
+axpy    neighbours along the columns are neighbours in memory (stored [in, out]): a tile of columns grows by one
+        multiple of a row for each k. CPU: any size. CUDA: one row, the warps of a block share k.
+tiled   CUDA, several rows: 64 x 64 tiles of the output, both sides staged through shared memory.
+"""
+
+from dataclasses import dataclass
+from math import gcd
+
+from xdsl.ir import SSAValue
+
+from hamkaas.dialects import hamkaas, kernel
+from hamkaas.dialects.kernel import Combine
+from hamkaas.schedules.elements import Position, shape_of
+from hamkaas.schedules.index import Index, Lane, Var
+from hamkaas.schedules.lowering import Lowering
+from hamkaas.schedules.team import WARP, Span, Team
+
+CPU_BLOCKS = 64
+"""Blocks of a product on the CPU: enough for the workers to share evenly, and each a long run through memory."""
+
+CPU_DOT_ROWS, CPU_DOT_COLUMNS = 4, 3
+"""Tile of dot products with several rows: 12 accumulators, 4 + 3 vectors in flight; 16 registers are there."""
+
+CPU_VECTOR_COLUMNS = 4
+"""Tile of dot products with one row: four streams through the weights, two accumulators each."""
+
+CPU_AXPY_ROWS, CPU_AXPY_VECTORS = 4, 2
+"""Tile of axpy: 8 accumulators."""
+
+CUDA_THREADS = 256
+"""Threads of a block of all CUDA products."""
+
+CUDA_TILE, CUDA_DEPTH, CUDA_MICRO = 64, 16, 4
+"""Tiled: outputs along a side of a block's tile, depth of a stage, outputs along a side of a thread's tile."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matmul as [batch, m, n] x [batch, n, k], whatever its rank."""
+
+    op: hamkaas.MatmulOp
+    batch: int
+    m: int
+    n: int
+    k: int
+
+    @staticmethod
+    def of(op: hamkaas.MatmulOp) -> "Product":
+        """The sizes of an operation."""
+        left, right = shape_of(op.lhs), shape_of(op.rhs)
+        return Product(op, left[0] if len(left) == 3 else 1, left[-2] if len(left) > 1 else 1, left[-1], right[-1])
+
+    def lhs_at(self, b: Index, i: Index, n: Index) -> Position:
+        """Where element (b, i, n) of the left side is."""
+        return (b, i, n)[3 - len(shape_of(self.op.lhs)) :]
+
+    def rhs_at(self, b: Index, n: Index, j: Index) -> Position:
+        """Where element (b, n, j) of the right side is."""
+        return (b, n, j)[3 - len(shape_of(self.op.rhs)) :]
+
+    def result_at(self, b: Index, i: Index, j: Index) -> Position:
+        """Where element (b, i, j) of the result is."""
+        return (b, i, j)[3 - len(shape_of(self.op.result)) :]
+
+
+def lower_matmul(lowering: Lowering, op: hamkaas.MatmulOp) -> kernel.FuncOp:
+    """Lowers a group around one matrix product."""
+    product = Product.of(op)
+    along_inner = _inner_is_contiguous(lowering, product)
+    if (source := lowering.elements.source(op.rhs, product.rhs_at(*[Index.of(0)] * 3))) is not None and product.m == 1:
+        lowering.elements.streamed.add(source[0])
+    if lowering.target == "cpu":
+        return _cpu_dot(lowering, product) if along_inner else _cpu_axpy(lowering, product)
+    if product.m > 1 or product.batch > 1:
+        return _cuda_tiled(lowering, product, along_inner)
+    return _cuda_dot(lowering, product) if along_inner else _cuda_axpy(lowering, product)
+
+
+def _inner_is_contiguous(lowering: Lowering, product: Product) -> bool:
+    """Whether the right side's neighbours along the inner axis are neighbours in memory."""
+    placeholder = lowering.group.body.block.args[0]
+    n, j = Var(placeholder, product.n), Var(placeholder, product.k)
+    found = lowering.elements.source(product.op.rhs, product.rhs_at(Index.of(0), Index.of(n), Index.of(j)))
+    if found is None:
+        return False
+    if product.n == 1 or product.k == 1:
+        return product.k == 1
+    return found[1].factor(n) == 1
+
+
+def _pairs(lowering: Lowering) -> int:
+    """Outputs that have to be computed side by side: 2 where a complex product follows, else 1."""
+    follows = any(isinstance(op, hamkaas.ComplexMulOp) for op in lowering.group.body.block.ops)
+    return 2 if follows else 1
+
+
+def _tiles(lowering: Lowering, number: SSAValue, size: int, tile: int) -> Index:
+    """The first element of tile `number` along an axis; the last tile is moved back until it fits.
+
+    What two tiles share is computed twice, with the same result: cheaper than a loop for what is left over.
+    """
+    b = lowering.builder
+    count = -(-size // tile)
+    step = gcd(tile, size - tile)
+    if step == tile or size == tile:
+        return b.var(number, count, "tile") * tile
+    moved = b.min_index(b.mul_index(number, b.number(tile // step)), b.number((size - tile) // step))
+    return b.var(moved, (size - tile) // step + 1, "tile") * step
+
+
+# CPU
+
+
+def _cpu_blocks(lowering: Lowering, tiles: int, body: object) -> int:
+    """Runs `body(tile number)` for all tiles, shared among at most CPU_BLOCKS blocks; gives the grid."""
+    b = lowering.builder
+    per_block = -(-tiles // CPU_BLOCKS)
+    grid = -(-tiles // per_block)
+    first = b.block_id(grid) * per_block
+    high = b.index(first + per_block)
+    if tiles % per_block:
+        high = b.min_index(high, b.number(tiles))
+    b.loop(b.index(first), high, 1, [], lambda t, _: body(t) or [], "t")  # type: ignore[operator]
+    return grid
+
+
+def _cpu_dot(lowering: Lowering, product: Product) -> kernel.FuncOp:
+    b, e = lowering.builder, lowering.elements
+    rows = min(CPU_DOT_ROWS, product.m)
+    columns = min(CPU_DOT_COLUMNS if rows > 1 else CPU_VECTOR_COLUMNS, product.k)
+    columns = _even(columns, product.k, _pairs(lowering))
+    row_tiles, column_tiles = -(-product.m // rows), -(-product.k // columns)
+    team = Team(b, 1, lowering.lanes, Index.of(0), unroll=2 if rows == 1 else 1, chains=True)
+
+    def tile(t: SSAValue) -> None:
+        at = b.var(t, product.batch * row_tiles * column_tiles, "t")
+        batch = at // (row_tiles * column_tiles)
+        column = b.index((at // row_tiles) % column_tiles)
+        i0 = _tiles(lowering, b.index(at % row_tiles), product.m, rows)
+        j0 = _tiles(lowering, column, product.k, columns)
+
+        def products(n: Index) -> list[SSAValue]:
+            left = [e.at(product.op.lhs, product.lhs_at(batch, i0 + i, n)) for i in range(rows)]
+            right = [e.at(product.op.rhs, product.rhs_at(batch, n, j0 + j)) for j in range(columns)]
+            return [b.mul(x, y) for x in left for y in right]
+
+        sums = team.reduce(Span(product.n), [Combine.ADD] * (rows * columns), products)
+        places = [product.result_at(batch, i0 + i, j0 + j) for i in range(rows) for j in range(columns)]
+        lowering.tile(product.op.result, dict(zip(places, sums, strict=True)))
+        for place in places:
+            lowering.store_outputs(product.op.result, place)
+
+    grid = _cpu_blocks(lowering, product.batch * row_tiles * column_tiles, tile)
+    return lowering.finish(grid, 1)
+
+
+def _even(tile: int, size: int, pairs: int) -> int:
+    """A tile size that keeps pairs together, if the axis has pairs at all."""
+    return max(tile // pairs, 1) * pairs if size % pairs == 0 else tile
+
+
+def _cpu_axpy(lowering: Lowering, product: Product) -> kernel.FuncOp:
+    b, e = lowering.builder, lowering.elements
+    lanes = min(lowering.lanes, product.k)
+    rows = min(CPU_AXPY_ROWS, product.m)
+    vectors = min(CPU_AXPY_VECTORS * CPU_AXPY_ROWS // rows, product.k // lanes)
+    columns = vectors * lanes
+    row_tiles, column_tiles = -(-product.m // rows), -(-product.k // columns)
+    lane = Index.of(Lane(lanes)) if lanes > 1 else Index.of(0)
+
+    def tile(t: SSAValue) -> None:
+        at = b.var(t, product.batch * row_tiles * column_tiles, "t")
+        batch = at // (row_tiles * column_tiles)
+        i0 = _tiles(lowering, b.index(at % row_tiles), product.m, rows)
+        j0 = _tiles(lowering, b.index((at // row_tiles) % column_tiles), product.k, columns)
+
+        def add_row(number: SSAValue, sums: list[SSAValue]) -> list[SSAValue]:
+            n = b.var(number, product.n, "n")
+            left = [e.at(product.op.lhs, product.lhs_at(batch, i0 + i, n)) for i in range(rows)]
+            right = [
+                b.splat(e.at(product.op.rhs, product.rhs_at(batch, n, j0 + v * lanes + lane)), lanes)
+                for v in range(vectors)
+            ]
+            products = [b.mul(x, y) for x in left for y in right]
+            return [b.add(s, p) for s, p in zip(sums, products, strict=True)]
+
+        zero = b.real(0.0, lanes)
+        sums = b.loop(b.number(0), b.number(product.n), 1, [zero] * (rows * vectors), add_row, "n")
+        places = [
+            product.result_at(batch, i0 + i, j0 + v * lanes + lane) for i in range(rows) for v in range(vectors)
+        ]
+        lowering.tile(product.op.result, dict(zip(places, sums, strict=True)))
+        for place in places:
+            lowering.store_outputs(product.op.result, place)
+
+    grid = _cpu_blocks(lowering, product.batch * row_tiles * column_tiles, tile)
+    return lowering.finish(grid, 1)
+
+
+# CUDA
+
+
+def _cuda_dot(lowering: Lowering, product: Product) -> kernel.FuncOp:
+    """One row: each warp takes a few columns and runs along k with 16-byte loads, several in flight."""
+    b, e = lowering.builder, lowering.elements
+    columns = 1 if product.k < 2048 else 2 if product.k < 8192 else 4
+    columns = min(_even(columns, product.k, _pairs(lowering)), product.k)
+    warps = CUDA_THREADS // WARP
+    tiles = -(-product.k // columns)
+    grid = -(-tiles // warps)
+    thread = b.thread_id(CUDA_THREADS)
+    team = Team(b, WARP, lowering.lanes, b.var(b.index(thread % WARP), WARP, "lane"), unroll=4)
+    number = b.index(b.block_id(grid) * warps + thread // WARP)
+    zero = Index.of(0)
+
+    def tile() -> None:
+        j0 = _tiles(lowering, number, product.k, columns)
+
+        def products(n: Index) -> list[SSAValue]:
+            right = [e.at(product.op.rhs, product.rhs_at(zero, n, j0 + j)) for j in range(columns)]
+            left = e.at(product.op.lhs, product.lhs_at(zero, zero, n))
+            return [b.mul(left, y) for y in right]
+
+        sums = team.reduce(Span(product.n), [Combine.ADD] * columns, products)
+        places = [product.result_at(zero, zero, j0 + j) for j in range(columns)]
+        lowering.tile(product.op.result, dict(zip(places, sums, strict=True)))
+
+        def store() -> None:
+            for place in places:
+                lowering.store_outputs(product.op.result, place)
+
+        b.when(b.compare("eq", b.index(team.thread), b.number(0)), store)
+
+    if tiles % warps:
+        b.when(b.compare("slt", number, b.number(tiles)), tile)
+    else:
+        tile()
+    return lowering.finish(grid, CUDA_THREADS)
+
+
+def _cuda_axpy(lowering: Lowering, product: Product) -> kernel.FuncOp:
+    """One row: a warp's threads are neighbouring columns; the block's warps take every eighth k and add up."""
+    b, e = lowering.builder, lowering.elements
+    warps, columns = CUDA_THREADS // WARP, WARP * _pairs(lowering)
+    per_thread = columns // WARP
+    grid = -(-product.k // columns)
+    thread = b.thread_id(CUDA_THREADS)
+    warp, lane = thread // WARP, thread % WARP
+    first = b.block_id(grid) * columns
+    partial_sums = b.shared(warps * columns)
+    zero = Index.of(0)
+
+    def column(of_thread: Index, number: int) -> Index:
+        j = first + of_thread * per_thread + number
+        if product.k % columns == 0:
+            return j
+        return b.var(b.min_index(b.index(j), b.number(product.k - 1)), product.k, "column")
+
+    mine = [column(lane, number) for number in range(per_thread)]
+
+    def add_row(number: SSAValue, sums: list[SSAValue]) -> list[SSAValue]:
+        n = b.var(number, product.n, "n")
+        left = e.at(product.op.lhs, product.lhs_at(zero, zero, n))
+        return [
+            b.add(s, b.mul(left, e.at(product.op.rhs, product.rhs_at(zero, n, j))))
+            for s, j in zip(sums, mine, strict=True)
+        ]
+
+    sums = b.loop(b.index(warp), b.number(product.n), warps, [b.real(0.0)] * per_thread, add_row, "n")
+    for number, value in enumerate(sums):
+        b.store(value, partial_sums, b.index(warp * columns + lane * per_thread + number))
+    b.barrier()
+
+    def finish() -> None:
+        places = [product.result_at(zero, zero, first + thread * per_thread + r) for r in range(per_thread)]
+        totals = []
+        for number in range(per_thread):
+            total = b.real(0.0)
+            for other in range(warps):
+                at = thread * per_thread + number + other * columns
+                total = b.add(total, b.load(partial_sums, b.index(at)))
+            totals.append(total)
+        lowering.tile(product.op.result, dict(zip(places, totals, strict=True)))
+        for place in places:
+            inside = b.compare("slt", b.index(place[-1]), b.number(product.k))
+            b.when(inside, lambda place=place: lowering.store_outputs(product.op.result, place))
+
+    b.when(b.compare("slt", b.index(thread), b.number(WARP)), finish)
+    return lowering.finish(grid, CUDA_THREADS)
+
+
+def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> kernel.FuncOp:
+    """Several rows: the block stages 64 x 16 of both sides in shared memory, each thread owns 4 x 4 outputs."""
+    b, e = lowering.builder, lowering.elements
+    tile, depth, micro = CUDA_TILE, CUDA_DEPTH, CUDA_MICRO
+    row_tiles, column_tiles = -(-product.m // tile), -(-product.k // tile)
+    grid = product.batch * row_tiles * column_tiles
+    at = b.block_id(grid)
+    batch = at // (row_tiles * column_tiles)
+    i0, j0 = (at // column_tiles) % row_tiles * tile, at % column_tiles * tile
+    thread = b.thread_id(CUDA_THREADS)
+    stride = tile + micro  # keeps 16-byte alignment, and neighbours in k apart by more than a bank
+    left, right = b.shared(depth * stride), b.shared(depth * stride)
+
+    def clamped(index: Index, size: int, whole: bool) -> Index:
+        return index if whole else b.var(b.min_index(b.index(index), b.number(size - 1)), size, "clamped")
+
+    def stage(into: SSAValue, n0: Index, along_depth: bool, load: object) -> None:
+        """Each thread brings 4 elements; neighbouring threads take neighbours in memory."""
+        for number in range(tile * depth // CUDA_THREADS):
+            item = thread + number * CUDA_THREADS
+            n, x = (item % depth, item // depth) if along_depth else (item // tile, item % tile)
+            inner = n0 + n
+            value = load(clamped(inner, product.n, product.n % depth == 0), x)  # type: ignore[operator]
+            if product.n % depth:
+                inside = b.compare("slt", b.index(inner), b.number(product.n))
+                value = b.select(inside, value, b.real(0.0))
+            b.store(value, into, b.index(n * stride + x))
+
+    def load_left(n: Index, x: Index) -> SSAValue:
+        return e.at(product.op.lhs, product.lhs_at(batch, clamped(i0 + x, product.m, product.m % tile == 0), n))
+
+    def load_right(n: Index, x: Index) -> SSAValue:
+        return e.at(product.op.rhs, product.rhs_at(batch, n, clamped(j0 + x, product.k, product.k % tile == 0)))
+
+    side = tile // micro
+    mine_i, mine_j = thread // side * micro, thread % side * micro
+
+    def multiply(n: SSAValue, sums: list[SSAValue]) -> list[SSAValue]:
+        row = b.var(n, depth, "n") * stride
+        x = b.load(left, b.index(row + mine_i), micro, align=16)
+        y = b.load(right, b.index(row + mine_j), micro, align=16)
+        return [
+            b.fma(b.lane(x, i), b.lane(y, j), sums[i * micro + j]) for i in range(micro) for j in range(micro)
+        ]
+
+    def step(number: SSAValue, sums: list[SSAValue]) -> list[SSAValue]:
+        n0 = b.var(number, -(-product.n // depth), "stage") * depth
+        stage(left, n0, True, load_left)
+        stage(right, n0, along_inner, load_right)
+        b.barrier()
+        sums = b.loop(b.number(0), b.number(depth), 1, sums, multiply, "n", unroll=True)
+        b.barrier()
+        return sums
+
+    zeros = [b.real(0.0)] * (micro * micro)
+    sums = b.loop(b.number(0), b.number(-(-product.n // depth)), 1, zeros, step, "stage")
+    places = [product.result_at(batch, i0 + mine_i + i, j0 + mine_j + j) for i in range(micro) for j in range(micro)]
+    if len(places[0]) == 1:  # [n] x [n, k] with a batch cannot be: rank 1 means one row
+        raise AssertionError("a tiled product has rows")
+    lowering.tile(product.op.result, dict(zip(places, sums, strict=True)))
+    for place in places:
+        conditions = [
+            b.compare("slt", b.index(index), b.number(size))
+            for index, size in ((place[-2], product.m), (place[-1], product.k))
+            if size % tile
+        ]
+        if not conditions:
+            lowering.store_outputs(product.op.result, place)
+            continue
+        inside = conditions[0] if len(conditions) == 1 else b.both(*conditions)
+        b.when(inside, lambda place=place: lowering.store_outputs(product.op.result, place))
+    return lowering.finish(grid, CUDA_THREADS)
