@@ -433,8 +433,8 @@ class _KernelPrinter:
         phis = self.phis(carried, [self.values[arg] for arg in op.arguments], entered)
         condition = self.print_ops(op.before_region.block)
         assert isinstance(condition, scf.ConditionOp)
-        passed = [self.values[value] for value in condition.arguments]
-        self.lines.append(f"  br i1 {self.values[condition.condition]}, label %{body}, label %{end}")
+        passed = [self.values[value] for value in condition.args]
+        self.lines.append(f"  br i1 {self.values[condition.cond]}, label %{body}, label %{end}")
         self.values.update(zip(op.after_region.block.args, passed, strict=True))
         self.values.update(zip(op.results, passed, strict=True))
         self.start_block(body)
@@ -589,10 +589,9 @@ class _KernelPrinter:
     @print_op.register
     def _(self, op: arith.ConstantOp) -> None:
         value, type = op.value, op.result.type
+        _type(type)  # there may be none
         match value:
-            case IntegerAttr():
-                text = _literal(value.value.data, type)
-            case FloatAttr():
+            case IntegerAttr() | FloatAttr():
                 text = _literal(value.value.data, type)
             case DenseIntOrFPElementsAttr() if (lanes := _lanes(type)) is not None:
                 element = _element(type)

@@ -1,1 +1,15 @@
+"""The Python frontend: tensors that record how they are computed, and their way into IR."""
 
+from hamkaas.frontend.build import BuiltModule, build_module
+from hamkaas.frontend.tensor import BufferTensor, ConstantTensor, InputTensor, Tensor, dequantize, sample
+
+__all__ = [
+    "BufferTensor",
+    "BuiltModule",
+    "ConstantTensor",
+    "InputTensor",
+    "Tensor",
+    "build_module",
+    "dequantize",
+    "sample",
+]

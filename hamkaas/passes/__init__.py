@@ -1,1 +1,22 @@
+"""The passes of HamKaas, one a file: a pass `hamkaas-foo` is `HamkaasFooPass` in `hamkaas_foo.py`."""
 
+from xdsl.passes import ModulePass
+
+from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
+from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
+from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
+from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
+from hamkaas.passes.program_plan_memory import ProgramPlanMemoryPass
+from hamkaas.passes.program_schedule import ProgramSchedulePass
+from hamkaas.passes.verify_dominance import VerifyDominancePass
+
+ALL_PASSES: tuple[type[ModulePass], ...] = (
+    VerifyDominancePass,
+    HamkaasOutlineGroupsPass,
+    HamkaasDedupGroupsPass,
+    HamkaasToKernelPass,
+    ProgramSchedulePass,
+    ProgramPlanMemoryPass,
+    ProgramInsertBarriersPass,
+)
+"""In the order in which the pipeline runs them."""

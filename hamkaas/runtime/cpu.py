@@ -37,7 +37,7 @@ MAX_WORKERS = 64
 """The executor reports the workers that are to be woken as the bits of one integer."""
 
 BYTES_PER_WORKER = 1 << 20
-"""A program gets one worker for this many bytes that it touches: below, waiting for each other costs more than is won."""
+"""A program gets one worker for this many bytes that it touches: with less, waiting for each other is not worth it."""
 
 BYTES_PER_SHARED_STEP = 16 << 10
 """A step that touches less is done by worker 0 alone; two such steps in a row need no barrier between them."""
@@ -57,8 +57,8 @@ _STOPPED = 1
 #   step      function (0: copy), arguments, blocks (or bytes), workers, whether a barrier comes first
 #   patch     address of an argument, index into io, bytes to add: pointers that differ from run to run
 #
-# Worker 0 is the caller. A worker sets its mailbox from idle to parked and the caller sets it to go, each with one atomic operation: one of the
-# two comes first, and the other one sees it. Nobody can sleep through a go.
+# Worker 0 is the caller. A worker sets its mailbox from idle to parked and the caller sets it to go, each with one
+# atomic operation: one of the two comes first, and the other one sees it. Nobody can sleep through a go.
 _EXECUTOR = """\
 {declarations}
 ; Waits until the counter has reached the target; after a while lets other threads have the core.
@@ -338,7 +338,10 @@ class _Code:
             cpu=cpu, features=features, opt=3, reloc="pic", jit=True
         )
         module.triple, module.data_layout = machine.triple, str(machine.target_data)
-        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+        # Kernels come in vectors already; LLVM's loop vectorizer gains nothing on them, and can fail an assertion
+        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        options.loop_vectorization = False
+        builder = llvm.create_pass_builder(machine, options)
         builder.getModulePassManager().run(module, builder)
         return machine.emit_object(module)
 
@@ -357,7 +360,11 @@ def _aligned(nbytes: int) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
 
 
 def _address(array: np.ndarray) -> int:
-    return array.ctypes.data
+    """Where the elements of an array lie. Runs for each input and output of each run: `array.ctypes` takes 1 us."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError):  # a read-only array, or a dtype that the buffer protocol has no letter for
+        return array.ctypes.data
 
 
 class _Pool:
@@ -406,7 +413,7 @@ class _Pool:
 
     def stop(self) -> None:
         """Ends the threads; there must be no job in progress."""
-        for worker, thread in enumerate(self._threads, 1):
+        for worker in range(1, len(self._threads) + 1):
             if self.code.stop(self.control, worker) and self._wake_ups[worker].locked():
                 self._wake_ups[worker].release()
         for thread in self._threads:
@@ -561,7 +568,7 @@ class CpuRuntime:
             arrays += outputs
             io = plan.io
             for i, array in enumerate(arrays):
-                io[i] = array.ctypes.data
+                io[i] = _address(array)
             self._pool.run(plan.job, plan.io_address)
             if self._status.value:
                 self._raise_fault(plan)

@@ -1,0 +1,34 @@
+"""HamKaas: compiles tensor graphs into one program for a CPU or an NVIDIA GPU. Start reading at `pipeline.py`."""
+
+from hamkaas.api import Graph, Model, compile
+from hamkaas.errors import (
+    CheckpointError,
+    CompileError,
+    GraphError,
+    HamkaasError,
+    InputError,
+    RuntimeFault,
+    ScriptError,
+    TargetError,
+)
+from hamkaas.frontend import BufferTensor, ConstantTensor, InputTensor, Tensor, dequantize, sample
+
+__all__ = [
+    "BufferTensor",
+    "CheckpointError",
+    "CompileError",
+    "ConstantTensor",
+    "Graph",
+    "GraphError",
+    "HamkaasError",
+    "InputError",
+    "InputTensor",
+    "Model",
+    "RuntimeFault",
+    "ScriptError",
+    "Tensor",
+    "TargetError",
+    "compile",
+    "dequantize",
+    "sample",
+]

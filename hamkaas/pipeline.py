@@ -1,0 +1,173 @@
+"""START HERE: the way of a graph through the compiler, as a table.
+
+    graph         whole tensors; weights and states are symbols
+    partitioned   every operation in a group that becomes one kernel; equal groups only once
+    kernels       what one thread block or CPU worker does, with loops, vectors and memory
+    program       a straight line of launches over one arena
+
+Each row of `stages` is one stage: the passes that lead to it, in order, and the operations that may be left after
+them. Every stage prints, parses and verifies, and is an input of `hamkaas-opt`: a pass leaves what is already beyond
+it unchanged, so a run may start from a dump of any stage.
+"""
+
+import difflib
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+from xdsl.transforms.canonicalize import CanonicalizePass
+from xdsl.transforms.common_subexpression_elimination import CommonSubexpressionElimination
+
+from hamkaas import knobs
+from hamkaas.errors import CompileError, HamkaasError
+from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
+from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
+from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
+from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
+from hamkaas.passes.program_plan_memory import ProgramPlanMemoryPass
+from hamkaas.passes.program_schedule import ProgramSchedulePass
+from hamkaas.passes.verify_dominance import VerifyDominancePass
+from hamkaas.schedules.lowering import Target
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A point on the way at which the IR is complete and of one kind."""
+
+    name: str
+    summary: str
+    passes: tuple[ModulePass, ...]
+    legal: tuple[str, ...]
+    """Dialects, and single operations by their full name, that may be left."""
+
+
+KERNEL_BODIES = ("kernel", "scf", "arith", "math", "vector")
+SYMBOLS = ("hamkaas.weight", "hamkaas.state")
+
+
+def stages(target: Target) -> tuple[Stage, ...]:
+    """The stages for a target, in order."""
+    return (
+        Stage(
+            "graph",
+            "whole tensors, simplified",
+            (VerifyDominancePass(), CanonicalizePass(), CommonSubexpressionElimination()),
+            ("builtin", "func", "hamkaas"),
+        ),
+        Stage(
+            "partitioned",
+            "groups of operations that become one kernel each, equal ones only once",
+            (HamkaasOutlineGroupsPass(), HamkaasDedupGroupsPass()),
+            ("builtin", "func", "hamkaas"),
+        ),
+        Stage(
+            "kernels",
+            f"what one block does on {target}",
+            (HamkaasToKernelPass(target), CanonicalizePass(), CommonSubexpressionElimination()),
+            ("builtin", "func", *SYMBOLS, "hamkaas.get", "hamkaas.set", "hamkaas.execute", *KERNEL_BODIES),
+        ),
+        Stage(
+            "program",
+            "launches in order, over planned memory",
+            (ProgramSchedulePass(), ProgramPlanMemoryPass(), ProgramInsertBarriersPass()),
+            ("builtin", *SYMBOLS, "program", *KERNEL_BODIES),
+        ),
+    )
+
+
+STAGE_NAMES = tuple(stage.name for stage in stages("cpu"))
+
+
+def run_pipeline(
+    ctx: Context,
+    module: ModuleOp,
+    target: Target,
+    until: str | None = None,
+    after_pass: Callable[[ModulePass, ModuleOp], None] | None = None,
+) -> None:
+    """Lowers a module to the last stage, or to the one named `until`, in place.
+
+    `after_pass` is called after each pass. Raises `CompileError` for a stage that does not exist, a pass that fails
+    (with a file that replays it) and an operation that a stage should not have left. `HAMKAAS_DUMP` names a folder
+    that gets the IR of each stage.
+    """
+    if until is not None and until not in STAGE_NAMES:
+        raise CompileError(unknown("stage", until, STAGE_NAMES))
+    dump = knobs.DUMP.get()
+    table = stages(target)
+    for number, stage in enumerate(table):
+        for one in stage.passes:
+            _apply(ctx, module, one)
+            if after_pass is not None:
+                after_pass(one, module)
+        check_legal(table[number:], module)
+        if dump is not None:
+            dump.mkdir(parents=True, exist_ok=True)
+            (dump / f"{number:02}-{stage.name}.mlir").write_text(f"{module!s}\n")
+        if stage.name == until:
+            return
+
+
+def check_legal(stages: tuple[Stage, ...], module: ModuleOp) -> None:
+    """Raises `CompileError` if an operation is left that neither the first of these stages allows nor a later one."""
+    legal = {name for stage in stages for name in stage.legal}
+    for op in module.walk():
+        if op.dialect_name() not in legal and op.name not in legal:
+            raise CompileError(f"stage '{stages[0].name}' left an illegal operation: {op.name}")
+
+
+def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
+    """A message for a name that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f", did you mean '{near[0]}'?" if near else ""
+    return f"unknown {what} '{name}'{hint} (expected one of {', '.join(known)})"
+
+
+def _apply(ctx: Context, module: ModuleOp, one: ModulePass) -> None:
+    before = module.clone() if _is_ours(one) else None
+    try:
+        one.apply(ctx, module)
+    except HamkaasError:
+        raise
+    except Exception as error:
+        replay = write_replay(before or module, one)
+        spec = one.pipeline_pass_spec()
+        raise CompileError(
+            f"pass '{one.name}' failed: {error}\nreplay: hamkaas-opt {replay} -p '{spec}'"
+        ) from error
+
+
+def _is_ours(one: ModulePass) -> bool:
+    """xDSL's own passes are trusted not to fail: the copy for a replay is not worth its time."""
+    return type(one).__module__.startswith("hamkaas")
+
+
+def write_replay(module: ModuleOp, one: ModulePass) -> Path:
+    """Writes the IR before a failing pass to a file that `hamkaas-opt` can run it on; gives the file."""
+    folder = knobs.DUMP.get() or Path(tempfile.mkdtemp(prefix="hamkaas-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{one.name}.mlir"
+    path.write_text(f"// RUN: hamkaas-opt %s -p '{one.pipeline_pass_spec()}'\n{module!s}\n")
+    return path
+
+
+@dataclass(frozen=True)
+class LowerToPass(ModulePass):
+    """Run the default pipeline up to a stage: `lower-to{stage=kernels target=cuda}`."""
+
+    name = "lower-to"
+
+    stage: str = "program"
+    """The last stage to reach."""
+
+    target: Target = "cpu"
+    """The target to lower for."""
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        run_pipeline(ctx, op, self.target, self.stage)
+
+
