@@ -17,8 +17,8 @@ from hamkaas.universe import context
 
 Target: TypeAlias = Literal["cpu", "cuda"]
 Graphs: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor | Sequence[Tensor]]
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done and how much there is."""
+Progress: TypeAlias = Callable[[str], None]
+"""Told what is being done when it takes long."""
 
 MAIN = "main"
 """The name of a graph that was given without one."""

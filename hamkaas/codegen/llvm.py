@@ -434,7 +434,7 @@ class _KernelPrinter:
         condition = self.print_ops(op.before_region.block)
         assert isinstance(condition, scf.ConditionOp)
         passed = [self.values[value] for value in condition.args]
-        self.lines.append(f"  br i1 {self.values[condition.cond]}, label %{body}, label %{end}")
+        self.lines.append(f"  br i1 {self.values[condition.condition]}, label %{body}, label %{end}")
         self.values.update(zip(op.after_region.block.args, passed, strict=True))
         self.values.update(zip(op.results, passed, strict=True))
         self.start_block(body)

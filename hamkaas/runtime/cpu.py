@@ -6,8 +6,12 @@ steps in memory that the executor walks, so that the time to compile does not de
     caller (worker 0)          worker 1, 2, ...
       run() ---- go ---------->  mailbox          each has its own
       steps, with barriers <-->  steps            every worker walks the same table and does its share of each step
-      last barrier <-----------  arrives          the caller alone waits here
+      last barrier <-----------  leaves           the caller alone waits here
                                  spins, then parks: back to Python, where it waits for a lock
+
+The blocks of a step are cut into pieces, a few for each worker. A barrier waits for pieces, not for workers, and who
+has waited for a while takes what others have not begun: a worker whose core is taken away by another program delays
+the model by one piece, and if it is late for a whole step, by nothing.
 
 Between runs a worker spins for a moment, because the next run of a model that generates text comes at once, and then
 parks, which costs nothing. A program that is too small to share runs on the caller alone and wakes nobody.
@@ -19,6 +23,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -39,95 +44,226 @@ MAX_WORKERS = 64
 BYTES_PER_WORKER = 1 << 20
 """A program gets one worker for this many bytes that it touches: with less, waiting for each other is not worth it."""
 
-BYTES_PER_SHARED_STEP = 16 << 10
+BYTES_PER_SHARED_STEP = 32 << 10
 """A step that touches less is done by worker 0 alone; two such steps in a row need no barrier between them."""
+
+BYTES_PER_PIECE = 32 << 10
+MAX_PIECES = 8
+"""A worker's share of a step is cut into so many pieces, if they are not smaller than that."""
 
 _LINE = 16
 """Words between two places that different workers write: two cache lines, for processors fetch them in pairs."""
 
 _STEP_WORDS = 8
-_STOPPED = 1
+_STOPPED, _CROWDED = 1, 2
+
+_CAN_MOVE = sys.platform == "linux"
+"""Whether a thread can be told on which core to run."""
 
 # The executor. Memory that it shares with Python, in words of 64 bits:
 #
-#   control   line 0       how often workers have arrived at a barrier; only ever grows
-#             line 1       the job in progress, what line 0 said when it began, and who has yet to be woken for it
-#             line 1 + w   the mailbox of worker w: 0 idle, 1 go, 2 parked, 3 stop
-#   job       steps, their number, workers, patches, their number
-#   step      function (0: copy), arguments, blocks (or bytes), workers, whether a barrier comes first
+#   control   line 0       how many pieces have been finished since the start
+#             line 1       the run in progress: job, what line 0 said when it began, workers to be woken (as bits),
+#                          number of its first step among the steps of all runs, and that of the next run
+#             line 2 + w   worker w: mailbox (0 idle, 1 go, 2 parked, 3 stop); 256 * number of a step + pieces begun; core
+#   job       steps, their number, workers, patches, their number, pieces of all steps
+#   step      function (0: copy), arguments, blocks (or bytes), workers, whether a barrier comes first,
+#             pieces of all steps before it, pieces for each worker
 #   patch     address of an argument, index into io, bytes to add: pointers that differ from run to run
 #
 # Worker 0 is the caller. A worker sets its mailbox from idle to parked and the caller sets it to go, each with one
 # atomic operation: one of the two comes first, and the other one sees it. Nobody can sleep through a go.
+#
+# A late worker may still walk the table of a run that the others have finished, or of the one before. It finds every
+# barrier passed and every piece taken, because the numbers of steps only grow, and arrives at the end in no time.
 _EXECUTOR = """\
 {declarations}
-; Waits until the counter has reached the target; after a while lets other threads have the core.
-define internal void @hamkaas.wait(ptr %counter, i64 %target) nounwind {{
+; Begins the next piece of a worker's share of a step: the number of the piece, or -1 if there is none left.
+; `first` is 256 * number of the step: the word of a worker that has not reached the step is less, and of one that
+; has left it is more by at least 256.
+define internal i64 @hamkaas.begin(ptr %word, i64 %first, i64 %pieces) nounwind {{
+entry:
+  %read = load atomic i64, ptr %word monotonic, align 8
+  br label %try
+try:
+  %seen = phi i64 [ %read, %entry ], [ %found, %take ]
+  %is.earlier = icmp ult i64 %seen, %first
+  %now = select i1 %is.earlier, i64 %first, i64 %seen
+  %piece = sub i64 %now, %first
+  %is.left = icmp ult i64 %piece, %pieces
+  br i1 %is.left, label %take, label %none
+take:
+  %begun = add i64 %now, 1
+  %exchanged = cmpxchg ptr %word, i64 %seen, i64 %begun acq_rel monotonic
+  %found = extractvalue {{ i64, i1 }} %exchanged, 0
+  %is.mine = extractvalue {{ i64, i1 }} %exchanged, 1
+  br i1 %is.mine, label %mine, label %try
+mine:
+  ret i64 %piece
+none:
+  ret i64 -1
+}}
+
+; Does all pieces of a worker's share of a step that nobody has begun; returns their number.
+define internal i64 @hamkaas.share(ptr %control, ptr %step, i64 %first, i64 %owner) nounwind {{
+entry:
+  %args.at = getelementptr inbounds i64, ptr %step, i64 1
+  %blocks.at = getelementptr inbounds i64, ptr %step, i64 2
+  %workers.at = getelementptr inbounds i64, ptr %step, i64 3
+  %pieces.at = getelementptr inbounds i64, ptr %step, i64 6
+  %function = load ptr, ptr %step, align 8
+  %args = load ptr, ptr %args.at, align 8
+  %blocks = load i64, ptr %blocks.at, align 8
+  %workers = load i64, ptr %workers.at, align 8
+  %pieces = load i64, ptr %pieces.at, align 8
+  %line = add i64 %owner, 2
+  %offset = mul i64 %line, {line}
+  %mailbox = getelementptr inbounds i64, ptr %control, i64 %offset
+  %word = getelementptr inbounds i64, ptr %mailbox, i64 1
+  %all = mul i64 %workers, %pieces
+  %before = mul i64 %owner, %pieces
+  br label %next
+next:
+  %count = phi i64 [ 0, %entry ], [ %count.next, %do ]
+  %piece = call i64 @hamkaas.begin(ptr %word, i64 %first, i64 %pieces)
+  %is.none = icmp slt i64 %piece, 0
+  br i1 %is.none, label %done, label %do
+do:
+  %this = add i64 %before, %piece
+  %following = add i64 %this, 1
+  %low = mul i64 %blocks, %this
+  %high = mul i64 %blocks, %following
+  %begin = udiv i64 %low, %all
+  %end = udiv i64 %high, %all
+  call void %function(i64 %begin, i64 %end, ptr %args)
+  %count.next = add i64 %count, 1
+  br label %next
+done:
+  ret i64 %count
+}}
+
+; Waits until `target` pieces are finished. After a while it does what is left of `step` (if not null), and then lets
+; other threads have the core in between.
+define internal void @hamkaas.wait(ptr %control, i64 %target, ptr %step, i64 %first) nounwind {{
 entry:
   br label %look
 look:
-  %round = phi i64 [ 0, %entry ], [ %next, %again ]
-  %count = load atomic i64, ptr %counter acquire, align 8
-  %reached = icmp uge i64 %count, %target
-  br i1 %reached, label %done, label %not.yet
+  %round = phi i64 [ 0, %entry ], [ %next, %pause ], [ %next, %yield ], [ %round, %stolen ]
+  %helped = phi ptr [ %step, %entry ], [ %helped, %pause ], [ %helped, %yield ], [ null, %stolen ]
+  %finished = load atomic i64, ptr %control acquire, align 8
+  %is.reached = icmp uge i64 %finished, %target
+  br i1 %is.reached, label %done, label %not.yet
 not.yet:
   %next = add i64 %round, 1
-  %patient = icmp ult i64 %round, {spins}
-  br i1 %patient, label %pause, label %yield
+  %is.late = icmp uge i64 %round, {spins_to_help}
+  %is.undone = icmp ne ptr %helped, null
+  %must.help = and i1 %is.late, %is.undone
+  br i1 %must.help, label %steal, label %idle
+idle:
+  %is.patient = icmp ult i64 %round, {spins}
+  br i1 %is.patient, label %pause, label %yield
 pause:
   {pause}
-  br label %again
+  br label %look
 yield:
   {yield}
-  br label %again
-again:
+  br label %look
+steal:
+  %workers.at = getelementptr inbounds i64, ptr %helped, i64 3
+  %workers = load i64, ptr %workers.at, align 8
+  br label %others
+others:
+  %owner = phi i64 [ 0, %steal ], [ %owner.next, %others ]
+  %sum = phi i64 [ 0, %steal ], [ %sum.next, %others ]
+  %count = call i64 @hamkaas.share(ptr %control, ptr %helped, i64 %first, i64 %owner)
+  %sum.next = add i64 %sum, %count
+  %owner.next = add i64 %owner, 1
+  %is.more = icmp ult i64 %owner.next, %workers
+  br i1 %is.more, label %others, label %stolen
+stolen:
+  %before = atomicrmw add ptr %control, i64 %sum.next acq_rel
   br label %look
 done:
   ret void
 }}
 
-; Does one worker's share of all steps of the job.
+; Does one worker's part of all steps of the run in progress.
 define void @hamkaas.work(ptr %control, i64 %worker) nounwind {{
 entry:
   %job.at = getelementptr inbounds i64, ptr %control, i64 {line}
   %base.at = getelementptr inbounds i64, ptr %job.at, i64 1
-  %job = load ptr, ptr %job.at, align 8
-  %base = load i64, ptr %base.at, align 8
+  %number.at = getelementptr inbounds i64, ptr %job.at, i64 3
+  br label %read
+; The caller may be about to start the next run: the number of the first step is 0 meanwhile, and differs afterwards.
+read:
+  %number = load atomic i64, ptr %number.at acquire, align 8
+  %job = load atomic ptr, ptr %job.at monotonic, align 8
+  %base = load atomic i64, ptr %base.at monotonic, align 8
+  fence acquire
+  %number.again = load atomic i64, ptr %number.at monotonic, align 8
+  %is.set = icmp ne i64 %number, 0
+  %is.same = icmp eq i64 %number, %number.again
+  %is.whole = and i1 %is.set, %is.same
+  br i1 %is.whole, label %start, label %read
+start:
+  {core}
+  %core.id = sext i32 %core to i64
+  %line = add i64 %worker, 2
+  %offset = mul i64 %line, {line}
+  %mailbox = getelementptr inbounds i64, ptr %control, i64 %offset
+  %core.at = getelementptr inbounds i64, ptr %mailbox, i64 2
+  store atomic i64 %core.id, ptr %core.at monotonic, align 8
   %steps = load ptr, ptr %job, align 8
   %count.at = getelementptr inbounds i64, ptr %job, i64 1
   %count = load i64, ptr %count.at, align 8
-  %workers.at = getelementptr inbounds i64, ptr %job, i64 2
-  %workers = load i64, ptr %workers.at, align 8
   %is.caller = icmp eq i64 %worker, 0
   %end = getelementptr inbounds [{step_words} x i64], ptr %steps, i64 %count
+  %first.start = shl i64 %number, 8
   br label %head
+; `finished` pieces are to be added to line 0; `last` is the step that is shared since the last barrier.
 head:
-  %step = phi ptr [ %steps, %entry ], [ %step.next, %next ]
-  %target = phi i64 [ %base, %entry ], [ %target.passed, %next ]
-  %more = icmp ult ptr %step, %end
-  br i1 %more, label %begin, label %finish
+  %step = phi ptr [ %steps, %start ], [ %step.next, %next ]
+  %first = phi i64 [ %first.start, %start ], [ %first.next, %next ]
+  %finished = phi i64 [ 0, %start ], [ %finished.next, %next ]
+  %last = phi ptr [ null, %start ], [ %last.next, %next ]
+  %last.first = phi i64 [ 0, %start ], [ %last.first.next, %next ]
+  %is.more = icmp ult ptr %step, %end
+  br i1 %is.more, label %begin, label %finish
 begin:
   %barrier.at = getelementptr inbounds i64, ptr %step, i64 4
   %barrier = load i64, ptr %barrier.at, align 8
   %has.barrier = icmp ne i64 %barrier, 0
   br i1 %has.barrier, label %arrive, label %enter
 arrive:
-  %target.next = add i64 %target, %workers
-  %arrived = atomicrmw add ptr %control, i64 1 acq_rel
-  call void @hamkaas.wait(ptr %control, i64 %target.next)
+  %before.at = getelementptr inbounds i64, ptr %step, i64 5
+  %before = load i64, ptr %before.at, align 8
+  %target = add i64 %base, %before
+  %arrived = atomicrmw add ptr %control, i64 %finished acq_rel
+  call void @hamkaas.wait(ptr %control, i64 %target, ptr %last, i64 %last.first)
   br label %enter
 enter:
-  %target.passed = phi i64 [ %target, %begin ], [ %target.next, %arrive ]
+  %unsaid = phi i64 [ %finished, %begin ], [ 0, %arrive ]
+  %left = phi ptr [ %last, %begin ], [ null, %arrive ]
+  %workers.at = getelementptr inbounds i64, ptr %step, i64 3
+  %workers = load i64, ptr %workers.at, align 8
+  %is.shared = icmp ugt i64 %workers, 1
+  br i1 %is.shared, label %shared, label %single
+shared:
+  %takes.part = icmp ult i64 %worker, %workers
+  br i1 %takes.part, label %do, label %next
+do:
+  %done = call i64 @hamkaas.share(ptr %control, ptr %step, i64 %first, i64 %worker)
+  %unsaid.shared = add i64 %unsaid, %done
+  br label %next
+single:
+  br i1 %is.caller, label %alone, label %next
+alone:
   %args.at = getelementptr inbounds i64, ptr %step, i64 1
   %size.at = getelementptr inbounds i64, ptr %step, i64 2
-  %share.at = getelementptr inbounds i64, ptr %step, i64 3
   %function = load ptr, ptr %step, align 8
   %args = load ptr, ptr %args.at, align 8
   %size = load i64, ptr %size.at, align 8
-  %share = load i64, ptr %share.at, align 8
-  %takes.part = icmp ult i64 %worker, %share
-  br i1 %takes.part, label %do, label %next
-do:
+  %unsaid.alone = add i64 %unsaid, 1
   %is.copy = icmp eq ptr %function, null
   br i1 %is.copy, label %copy, label %launch
 copy:
@@ -137,26 +273,28 @@ copy:
   call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %from, i64 %size, i1 false)
   br label %next
 launch:
-  %following = add i64 %worker, 1
-  %low = mul i64 %size, %worker
-  %high = mul i64 %size, %following
-  %first = udiv i64 %low, %share
-  %last = udiv i64 %high, %share
-  call void %function(i64 %first, i64 %last, ptr %args)
+  call void %function(i64 0, i64 %size, ptr %args)
   br label %next
 next:
+  %finished.next = phi i64 [ %unsaid.shared, %do ], [ %unsaid, %shared ], [ %unsaid, %single ],
+                           [ %unsaid.alone, %copy ], [ %unsaid.alone, %launch ]
+  %last.next = select i1 %is.shared, ptr %step, ptr %left
+  %last.first.next = select i1 %is.shared, i64 %first, i64 %last.first
   %step.next = getelementptr inbounds [{step_words} x i64], ptr %step, i64 1
+  %first.next = add i64 %first, 256
   br label %head
 finish:
-  %target.last = add i64 %target, %workers
-  %left = atomicrmw add ptr %control, i64 1 acq_rel
-  br i1 %is.caller, label %wait, label %done
+  %all.at = getelementptr inbounds i64, ptr %job, i64 5
+  %all = load i64, ptr %all.at, align 8
+  %target.last = add i64 %base, %all
+  %gone = atomicrmw add ptr %control, i64 %finished acq_rel
+  br i1 %is.caller, label %wait, label %done.all
 wait:
-  call void @hamkaas.wait(ptr %control, i64 %target.last)
+  call void @hamkaas.wait(ptr %control, i64 %target.last, ptr %last, i64 %last.first)
   %sleeping.at = getelementptr inbounds i64, ptr %job.at, i64 2
   store i64 0, ptr %sleeping.at, align 8
-  br label %done
-done:
+  br label %done.all
+done.all:
   ret void
 }}
 
@@ -189,9 +327,19 @@ patch.body:
 publish:
   %job.at = getelementptr inbounds i64, ptr %control, i64 {line}
   %base.at = getelementptr inbounds i64, ptr %job.at, i64 1
+  %number.at = getelementptr inbounds i64, ptr %job.at, i64 3
+  %number.next.at = getelementptr inbounds i64, ptr %job.at, i64 4
+  %steps.at = getelementptr inbounds i64, ptr %job, i64 1
+  %steps = load i64, ptr %steps.at, align 8
   %base = load atomic i64, ptr %control acquire, align 8
-  store ptr %job, ptr %job.at, align 8
-  store i64 %base, ptr %base.at, align 8
+  %number = load i64, ptr %number.next.at, align 8
+  %number.next = add i64 %number, %steps
+  store i64 %number.next, ptr %number.next.at, align 8
+  store atomic i64 0, ptr %number.at monotonic, align 8
+  fence release
+  store atomic ptr %job, ptr %job.at monotonic, align 8
+  store atomic i64 %base, ptr %base.at monotonic, align 8
+  store atomic i64 %number, ptr %number.at release, align 8
   %workers.at = getelementptr inbounds i64, ptr %job, i64 2
   %workers = load i64, ptr %workers.at, align 8
   br label %post.head
@@ -201,7 +349,7 @@ post.head:
   %post.more = icmp ult i64 %worker, %workers
   br i1 %post.more, label %post.body, label %started
 post.body:
-  %line = add i64 %worker, 1
+  %line = add i64 %worker, 2
   %word = mul i64 %line, {line}
   %mailbox = getelementptr inbounds i64, ptr %control, i64 %word
   %state = atomicrmw xchg ptr %mailbox, i64 1 acq_rel
@@ -223,10 +371,11 @@ done:
   ret i64 %parked
 }}
 
-; What worker 1, 2, ... does: one job after the other. Returns 0 when it has parked, 1 when it shall stop.
-define i64 @hamkaas.serve(ptr %control, i64 %worker) nounwind {{
+; What worker 1, 2, ... does: one job after the other. Returns 0 when it has parked, 1 when it shall stop, and 2 if
+; `watches` is not 0 and it runs on the same core as one of the workers before it.
+define i64 @hamkaas.serve(ptr %control, i64 %worker, i64 %watches) nounwind {{
 entry:
-  %line = add i64 %worker, 1
+  %line = add i64 %worker, 2
   %word = mul i64 %line, {line}
   %mailbox = getelementptr inbounds i64, ptr %control, i64 %word
   br label %idle
@@ -235,8 +384,9 @@ idle:
 look:
   %round = phi i64 [ 0, %idle ], [ %next, %again ]
   %state = load atomic i64, ptr %mailbox acquire, align 8
-  switch i64 %state, label %wait [ i64 1, label %go
-                                   i64 3, label %stop ]
+  %news = and i64 %state, 1
+  %has.news = icmp ne i64 %news, 0
+  br i1 %has.news, label %open, label %wait
 wait:
   %next = add i64 %round, 1
   %patient = icmp ult i64 %round, {spins}
@@ -252,16 +402,39 @@ yield:
   br label %again
 again:
   br label %look
+open:
+  %letter = atomicrmw xchg ptr %mailbox, i64 0 acq_rel
+  %is.go = icmp eq i64 %letter, 1
+  br i1 %is.go, label %go, label %stop
 go:
-  store atomic i64 0, ptr %mailbox monotonic, align 8
   call void @hamkaas.work(ptr %control, i64 %worker)
-  br label %idle
+  %core.at = getelementptr inbounds i64, ptr %mailbox, i64 2
+  %core = load i64, ptr %core.at, align 8
+  %does.watch = icmp ne i64 %watches, 0
+  br i1 %does.watch, label %watch, label %idle
+watch:
+  %other = phi i64 [ 0, %go ], [ %other.next, %next.other ]
+  %is.checked = icmp uge i64 %other, %worker
+  br i1 %is.checked, label %idle, label %check
+check:
+  %other.line = add i64 %other, 2
+  %other.offset = mul i64 %other.line, {line}
+  %other.mailbox = getelementptr inbounds i64, ptr %control, i64 %other.offset
+  %other.core.at = getelementptr inbounds i64, ptr %other.mailbox, i64 2
+  %other.core = load atomic i64, ptr %other.core.at monotonic, align 8
+  %is.same.core = icmp eq i64 %other.core, %core
+  br i1 %is.same.core, label %crowded, label %next.other
+next.other:
+  %other.next = add i64 %other, 1
+  br label %watch
+crowded:
+  ret i64 2
 park:
   %exchanged = cmpxchg ptr %mailbox, i64 0, i64 2 acq_rel acquire
   %found = extractvalue {{ i64, i1 }} %exchanged, 0
-  %has.news = and i64 %found, 1
-  %must.look = icmp ne i64 %has.news, 0
-  br i1 %must.look, label %idle, label %parked
+  %late.news = and i64 %found, 1
+  %has.late.news = icmp ne i64 %late.news, 0
+  br i1 %has.late.news, label %idle, label %parked
 parked:
   ret i64 0
 stop:
@@ -270,7 +443,7 @@ stop:
 
 ; Tells a worker to stop; returns 1 if it is parked, so that the caller wakes it.
 define i64 @hamkaas.stop(ptr %control, i64 %worker) nounwind {{
-  %line = add i64 %worker, 1
+  %line = add i64 %worker, 2
   %word = mul i64 %line, {line}
   %mailbox = getelementptr inbounds i64, ptr %control, i64 %word
   %state = atomicrmw xchg ptr %mailbox, i64 3 acq_rel
@@ -280,13 +453,18 @@ define i64 @hamkaas.stop(ptr %control, i64 %worker) nounwind {{
 }}
 """
 
-_SPINS = 4000
-_YIELDS = 200
-"""How often a worker looks for a job with a pause in between, and then with a system call: about 100 us together."""
+_SPINS_TO_HELP = 30
+_SPINS = 200
+_YIELDS = 250
+"""How often a worker looks for news with a pause in between: before it helps others (1 us), before it makes a system
+call each time (5 us), and how many of those calls until it parks (100 us).
+
+The pauses are few because two threads that the system has put on the same core wait for each other all that time.
+"""
 
 
 def _executor_text() -> str:
-    """The executor for this platform: how to pause in a loop, and how to let other threads run."""
+    """The executor for this platform: how to pause in a loop, to let other threads run, and to ask for the core."""
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
         pause = "call void @llvm.x86.sse2.pause()"
@@ -294,14 +472,18 @@ def _executor_text() -> str:
         pause = "call void @llvm.aarch64.hint(i32 1)"
     else:
         pause = ""
-    has_yield = os.name == "posix"
+    declarations = ["declare i32 @sched_yield()"] if os.name == "posix" else []
+    if _CAN_MOVE:
+        declarations.append("declare i32 @sched_getcpu()")
     return _EXECUTOR.format(
-        declarations="declare i32 @sched_yield()" if has_yield else "",
+        declarations="\n".join(declarations),
         line=_LINE,
         step_words=_STEP_WORDS,
+        spins_to_help=_SPINS_TO_HELP,
         spins=_SPINS,
         spins_and_yields=_SPINS + _YIELDS,
-        **{"pause": pause, "yield": "call i32 @sched_yield()" if has_yield else pause},
+        core="%core = call i32 @sched_getcpu()" if _CAN_MOVE else "%core = add i32 -1, 0",
+        **{"pause": pause, "yield": "call i32 @sched_yield()" if os.name == "posix" else pause},
     )
 
 
@@ -347,7 +529,7 @@ class _Code:
 
     def _entry(self, name: str) -> Callable[..., int]:
         """A function of the executor: called without the lock of the interpreter."""
-        num_args = 3 if name == "run" else 2
+        num_args = 3 if name in ("run", "serve") else 2
         prototype = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_void_p] * num_args)
         return prototype(int(self._library[f"hamkaas.{name}"]))
 
@@ -367,14 +549,33 @@ def _address(array: np.ndarray) -> int:
         return array.ctypes.data
 
 
+def _move_away(control: np.ndarray, worker: int) -> bool:
+    """Moves this thread to a core that no other worker is on; False if there is none.
+
+    Linux may leave two threads on one core for seconds while another core idles. The new mask makes it move the
+    thread at once; with the old one back, it is free to move it again.
+    """
+    if sys.platform != "linux":
+        return False
+    cores = control.view(np.int64).reshape(-1, _LINE)[2:, 2]
+    allowed = os.sched_getaffinity(0)
+    free = allowed - {int(core) for other, core in enumerate(cores) if other != worker}
+    if free:
+        os.sched_setaffinity(0, free)
+        os.sched_setaffinity(0, allowed)
+    return bool(free)
+
+
 class _Pool:
     """The worker threads 1 to n - 1 and the memory through which they are told what to do."""
 
     def __init__(self, code: _Code, num_workers: int):
         self.code = code
-        self._memory = _aligned(8 * _LINE * (num_workers + 1))
+        self._memory = _aligned(8 * _LINE * (num_workers + 2))
         self._memory[:] = 0
+        self._memory.view(np.int64).reshape(-1, _LINE)[2:, 2] = -1  # nobody is on a core yet
         self.control = _address(self._memory)
+        ctypes.c_uint64.from_address(self.control + 8 * (_LINE + 4)).value = 1  # the number of the first step of all
         self._sleeping = ctypes.c_uint64.from_address(self.control + 8 * (_LINE + 2))
         self._wake_ups = [threading.Lock() for _ in range(num_workers)]
         self._threads: list[threading.Thread] = []
@@ -389,8 +590,12 @@ class _Pool:
     def _serve(code: _Code, memory: np.ndarray, worker: int, wake_up: threading.Lock) -> None:
         """What a thread does; it keeps alive what the native code reads, and not the runtime."""
         control = _address(memory)
-        while code.serve(control, worker) != _STOPPED:
-            wake_up.acquire()
+        watches = _CAN_MOVE
+        while (news := code.serve(control, worker, watches)) != _STOPPED:
+            if news == _CROWDED:
+                watches = _move_away(memory, worker)
+            else:
+                wake_up.acquire()
 
     def run(self, job: int, io: int) -> None:
         """Runs a job from start to end."""
@@ -454,28 +659,33 @@ def choose_workers(program: Program, limit: int) -> int:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Who does a step, and whether all workers wait for each other before it."""
+    """Who does a step, in how many pieces each, and whether all pieces before it have to be finished first."""
 
     workers: int
+    pieces: int
     barrier: bool
 
 
 def schedule(steps: Sequence[Launch | Copy], num_workers: int) -> list[Schedule]:
     """Gives small steps and copies to worker 0, and leaves out the barriers that only separate its own steps.
 
-    A barrier that is left out is owed: the next step that other workers take part in must have it.
+    A barrier that is left out is owed: the next step that other workers take part in must have it. Between two
+    barriers there is one step of several workers at most, so that a worker who waits knows what to help with.
     """
     result: list[Schedule] = []
     alone, owed = True, False  # since the last barrier: only worker 0 has worked; a barrier was left out
     for step in steps:
-        is_shared = isinstance(step, Launch) and min(step.grid, num_workers) > 1 and step.cost >= BYTES_PER_SHARED_STEP
-        workers = min(step.grid, num_workers) if isinstance(step, Launch) and is_shared else 1
+        workers = pieces = 1
+        if isinstance(step, Launch) and step.cost >= BYTES_PER_SHARED_STEP:
+            workers = min(step.grid, num_workers)
+        if workers > 1:
+            pieces = max(1, min(MAX_PIECES, step.grid // workers, step.cost // workers // BYTES_PER_PIECE))
         owed |= step.barrier
-        barrier = owed and not (alone and workers == 1)
+        barrier = (owed and workers > 1) if alone else (owed or workers > 1)
         if barrier:
             alone, owed = True, False
         alone &= workers == 1
-        result.append(Schedule(workers, barrier))
+        result.append(Schedule(workers, pieces, barrier))
     return result
 
 
@@ -534,13 +744,17 @@ class CpuRuntime:
             else:
                 index = ref.index + (len(program.inputs) if ref.space is Space.OUTPUT else 0)
                 patches.append((_address(args) + 8 * slot, index, ref.offset))
-        slot = 0
+        slot = num_pieces = 0
         for row, step, who in zip(table, program.steps, schedule(program.steps, num_workers), strict=True):
             function, size = (0, step.nbytes) if isinstance(step, Copy) else (code.kernels[step.kernel], step.grid)
-            row[:5] = (function, _address(args) + 8 * slot, size, who.workers, who.barrier)
+            args_at = _address(args) + 8 * slot
+            row[:7] = (function, args_at, size, who.workers, who.barrier, num_pieces, who.pieces)
             slot += len(_refs(step))
+            num_pieces += who.workers * who.pieces
         patch_table = np.array(patches, np.int64)
-        job = np.array([_address(table), len(table), num_workers, _address(patch_table), len(patches)], np.int64)
+        job = np.array(
+            [_address(table), len(table), num_workers, _address(patch_table), len(patches), num_pieces], np.int64
+        )
         io = (ctypes.c_uint64 * max(1, len(program.inputs) + len(program.outputs)))()
         return _Plan(
             job=_address(job),

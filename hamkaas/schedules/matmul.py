@@ -21,14 +21,14 @@ from hamkaas.schedules.index import Index, Lane, Var
 from hamkaas.schedules.lowering import Lowering
 from hamkaas.schedules.team import WARP, Span, Team
 
-CPU_BLOCKS = 64
+CPU_BLOCKS = 16
 """Blocks of a product on the CPU: enough for the workers to share evenly, and each a long run through memory."""
 
 CPU_DOT_ROWS, CPU_DOT_COLUMNS = 4, 3
 """Tile of dot products with several rows: 12 accumulators, 4 + 3 vectors in flight; 16 registers are there."""
 
-CPU_VECTOR_COLUMNS = 4
-"""Tile of dot products with one row: four streams through the weights, two accumulators each."""
+CPU_VECTOR_COLUMNS = 1
+"""Dot products with one row: a single stream through the weights, four accumulators; more streams were slower."""
 
 CPU_AXPY_ROWS, CPU_AXPY_VECTORS = 4, 2
 """Tile of axpy: 8 accumulators."""
@@ -136,7 +136,7 @@ def _cpu_dot(lowering: Lowering, product: Product) -> kernel.FuncOp:
     columns = min(CPU_DOT_COLUMNS if rows > 1 else CPU_VECTOR_COLUMNS, product.k)
     columns = _even(columns, product.k, _pairs(lowering))
     row_tiles, column_tiles = -(-product.m // rows), -(-product.k // columns)
-    team = Team(b, 1, lowering.lanes, Index.of(0), unroll=2 if rows == 1 else 1, chains=True)
+    team = Team(b, 1, lowering.lanes, Index.of(0), unroll=4 if rows == 1 else 1, chains=True)
 
     def tile(t: SSAValue) -> None:
         at = b.var(t, product.batch * row_tiles * column_tiles, "t")

@@ -1,0 +1,63 @@
+"""Choosing the next token from logits, as llama2.c does it: the same seeds give the same text."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MASK = (1 << 64) - 1
+
+
+class Xorshift:
+    """The generator xorshift64* (Vigna, arXiv:1402.6246), with its upper 32 bits as output."""
+
+    def __init__(self, seed: int):
+        self.state = seed & _MASK
+
+    def next_float(self) -> np.float32:
+        """The next number in [0, 1): 24 random bits."""
+        state = self.state
+        state ^= state >> 12
+        state = (state ^ (state << 25)) & _MASK
+        state ^= state >> 27
+        self.state = state
+        bits = ((state * 0x2545F4914F6CDD1D) & _MASK) >> 32
+        return np.float32(bits >> 8) / np.float32(1 << 24)
+
+
+@dataclass
+class Sampler:
+    """Greedy at temperature 0; else from softmax(logits / temperature), cut to a nucleus if 0 < top_p < 1."""
+
+    temperature: float
+    top_p: float
+    rng: Xorshift
+
+    def sample(self, logits: NDArray[np.float32]) -> int:
+        """The next token; `logits` is [vocab_size]."""
+        if self.temperature == 0:
+            return int(logits.argmax())
+        scaled = logits / np.float32(self.temperature)
+        weights = np.exp(scaled - scaled.max())
+        # llama2.c adds in order, in float32; so does cumsum, but not sum
+        probabilities = weights / np.cumsum(weights, dtype=np.float32)[-1]
+        coin = self.rng.next_float()
+        if not 0 < self.top_p < 1:
+            return _first_above(np.cumsum(probabilities, dtype=np.float32), coin)
+        return self._from_nucleus(probabilities, coin)
+
+    def _from_nucleus(self, probabilities: NDArray[np.float32], coin: np.float32) -> int:
+        """From the smallest set of most likely tokens whose probabilities sum to more than top_p (arXiv:1904.09751)."""
+        top_p = np.float32(self.top_p)
+        # what is below this cannot be in the nucleus, and need not be sorted
+        cutoff = (np.float32(1) - top_p) / np.float32(len(probabilities) - 1) if len(probabilities) > 1 else 0
+        tokens = np.flatnonzero(probabilities >= cutoff)
+        tokens = tokens[np.argsort(-probabilities[tokens], kind="stable")]
+        sums = np.cumsum(probabilities[tokens], dtype=np.float32)
+        last = min(int(np.searchsorted(sums, top_p, side="right")), len(sums) - 1)
+        return int(tokens[_first_above(sums[: last + 1], coin * sums[last])])
+
+
+def _first_above(sums: NDArray[np.float32], value: np.float32) -> int:
+    """The first place where a running sum exceeds a value; the last if rounding leaves none."""
+    return min(int(np.searchsorted(sums, value, side="right")), len(sums) - 1)

@@ -1,0 +1,138 @@
+"""The tokenizer of llama2.c: byte-pair encoding by score, as sentencepiece does it.
+
+A tokenizer file is int32 max_token_length, then for each token float32 score, int32 length and its bytes. Tokens 0, 1
+and 2 are unknown, BOS and EOS; tokens 3 to 258 stand for single bytes and are spelt "<0x00>" to "<0xFF>".
+"""
+
+import heapq
+import re
+import struct
+from codecs import getincrementaldecoder
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from hamkaas.errors import CheckpointError
+
+BOS = 1
+EOS = 2
+FIRST_BYTE = 3
+"""The token of byte 0."""
+
+_BYTE = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The pieces of a vocabulary, as bytes, and their scores; indexed by token."""
+
+    pieces: tuple[bytes, ...]
+    scores: tuple[float, ...]
+
+    @cached_property
+    def token_of(self) -> dict[bytes, int]:
+        """The token of each piece; of equal pieces the first."""
+        return {piece: token for token, piece in reversed(list(enumerate(self.pieces)))}
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, after BOS. Characters that are no token are encoded byte by byte."""
+        tokens = [BOS]
+        if not text:
+            return tokens
+        parts: list[int] = [self.token_of[b" "]] if b" " in self.token_of else []
+        for character in text:
+            piece = character.encode("utf-8", "surrogateescape")
+            token = self.token_of.get(piece)
+            parts.extend([token] if token is not None else [byte + FIRST_BYTE for byte in piece])
+        return tokens + self._merge(parts)
+
+    def _merge(self, tokens: list[int]) -> list[int]:
+        """Joins the neighbours whose joint piece scores best, the leftmost first, until no two make a piece.
+
+        A heap of candidates over a linked list: O(n log n), where looking at all pairs for each merge takes O(n^2).
+        """
+        following = [*range(1, len(tokens)), -1]
+        before = [-1, *range(len(tokens) - 1)]
+        alive = [True] * len(tokens)
+        heap: list[tuple[float, int, int, int, int]] = []
+
+        def consider(left: int) -> None:
+            right = following[left]
+            if right < 0:
+                return
+            joint = self.token_of.get(self.pieces[tokens[left]] + self.pieces[tokens[right]])
+            if joint is not None:
+                heapq.heappush(heap, (-self.scores[joint], left, tokens[left], tokens[right], joint))
+
+        for place in range(len(tokens) - 1):
+            consider(place)
+        while heap:
+            _, left, first, second, joint = heapq.heappop(heap)
+            right = following[left]
+            if not alive[left] or right < 0 or (tokens[left], tokens[right]) != (first, second):
+                continue  # one of the two has been joined to something else since
+            tokens[left] = joint
+            alive[right] = False
+            following[left] = following[right]
+            if following[left] >= 0:
+                before[following[left]] = left
+            if before[left] >= 0:
+                consider(before[left])
+            consider(left)
+        return [token for token, is_alive in zip(tokens, alive, strict=True) if is_alive]
+
+    def piece(self, token: int, previous: int) -> bytes:
+        """What a token adds to the text after `previous`: a space at the very start is dropped."""
+        piece = self.pieces[token]
+        if previous == BOS:
+            piece = piece.removeprefix(b" ")
+        if (byte := _BYTE.fullmatch(piece)) is not None:
+            return bytes([int(byte[1], 16)])
+        return piece
+
+
+class TextStream:
+    """Turns tokens into text as they come; a character that is split over tokens is held back until it is whole."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._decoder = getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int, previous: int) -> str:
+        """The text that is complete with this token. Control characters that are no white space are dropped."""
+        piece = self._tokenizer.piece(token, previous)
+        if len(piece) == 1 and (piece[0] < 0x20 or piece[0] == 0x7F) and piece not in b"\t\n\v\f\r":
+            return ""
+        return self._decoder.decode(piece)
+
+    def finish(self) -> str:
+        """What was held back."""
+        return self._decoder.decode(b"", final=True)
+
+
+def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
+    """Reads a tokenizer of `vocab_size` tokens. Raises `CheckpointError` for a file of another size or kind."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(data) < 4:
+        raise CheckpointError(f"{path}: truncated: expected a tokenizer, got {len(data)} bytes")
+    (longest,) = struct.unpack_from("<i", data)
+    pieces: list[bytes] = []
+    scores: list[float] = []
+    at = 4
+    while at < len(data):
+        if at + 8 > len(data):
+            raise CheckpointError(f"{path}: truncated in token {len(pieces)}")
+        score, length = struct.unpack_from("<fi", data, at)
+        if not 0 <= length <= longest or at + 8 + length > len(data):
+            raise CheckpointError(
+                f"{path}: no llama2.c tokenizer: expected token {len(pieces)} of 0 to {longest} bytes, got {length}"
+            )
+        pieces.append(data[at + 8 : at + 8 + length])
+        scores.append(score)
+        at += 8 + length
+    if len(pieces) != vocab_size:
+        raise CheckpointError(f"{path}: expected {vocab_size} tokens, as the checkpoint has, got {len(pieces)}")
+    return Tokenizer(tuple(pieces), tuple(scores))
