@@ -101,7 +101,7 @@ def run_pipeline(
     table = stages(target)
     for number, stage in enumerate(table):
         for one in stage.passes:
-            _apply(ctx, module, one)
+            run_pass(ctx, module, one)
             if after_pass is not None:
                 after_pass(one, module)
         check_legal(table[number:], module)
@@ -127,7 +127,8 @@ def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
     return f"unknown {what} '{name}'{hint} (expected one of {', '.join(known)})"
 
 
-def _apply(ctx: Context, module: ModuleOp, one: ModulePass) -> None:
+def run_pass(ctx: Context, module: ModuleOp, one: ModulePass) -> None:
+    """Runs one pass. If it fails, raises `CompileError` with a command that replays it on a file of the IR before it."""
     before = module.clone() if _is_ours(one) else None
     try:
         one.apply(ctx, module)

@@ -10,6 +10,14 @@ from xdsl.traits import IsolatedFromAbove
 from xdsl.utils.exceptions import VerifyException
 
 
+class DominanceException(VerifyException):
+    """A use without a definition before it, in the operation `op`."""
+
+    def __init__(self, op: Operation, message: str):
+        super().__init__(f"'{op.name}' does not verify: {message}")
+        self.op = op
+
+
 @dataclass(frozen=True)
 class VerifyDominancePass(ModulePass):
     """Fail if an operation uses a value that is defined later, or in a region that does not enclose it.
@@ -25,7 +33,7 @@ class VerifyDominancePass(ModulePass):
 
 
 def verify_dominance(root: Operation) -> None:
-    """Raises `VerifyException` at the first operand under `root` that is not defined before its use."""
+    """Raises `DominanceException` at the first operand under `root` that is not defined before its use."""
     for region in root.regions:
         for block in region.blocks:
             _verify_block(block, set())
@@ -37,7 +45,7 @@ def _verify_block(block: Block, visible: set[SSAValue]) -> None:
         for number, operand in enumerate(op.operands):
             if operand not in visible:
                 name = f"%{operand.name_hint}" if operand.name_hint else "a value"
-                raise VerifyException(f"{op.name}: expected operand {number} to be defined before its use, got {name}")
+                raise DominanceException(op, f"expected operand {number} to be defined before its use, got {name}")
         inner = set[SSAValue]() if op.has_trait(IsolatedFromAbove) else visible
         for region in op.regions:
             for nested in region.blocks:

@@ -18,9 +18,10 @@ parks, which costs nothing. A program that is too small to share runs on the cal
 
 A `fork` copies no threads: make the runtime in the process that uses it.
 """
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# llvmlite has no types.
 
 import ctypes
-import hashlib
 import os
 import platform
 import sys
@@ -28,6 +29,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -36,7 +38,7 @@ import numpy as np
 from hamkaas import knobs
 from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Launch, Program, Space
 from hamkaas.errors import RuntimeFault
-from hamkaas.runtime.cache import DiskCache
+from hamkaas.runtime.cache import DiskCache, cache_key
 
 MAX_WORKERS = 64
 """The executor reports the workers that are to be woken as the bits of one integer."""
@@ -65,7 +67,8 @@ _CAN_MOVE = sys.platform == "linux"
 #   control   line 0       how many pieces have been finished since the start
 #             line 1       the run in progress: job, what line 0 said when it began, workers to be woken (as bits),
 #                          number of its first step among the steps of all runs, and that of the next run
-#             line 2 + w   worker w: mailbox (0 idle, 1 go, 2 parked, 3 stop); 256 * number of a step + pieces begun; core
+#             line 2 + w   worker w: mailbox (0 idle, 1 go, 2 parked, 3 stop), 256 * number of a step + pieces begun,
+#                          core that it is on
 #   job       steps, their number, workers, patches, their number, pieces of all steps
 #   step      function (0: copy), arguments, blocks (or bytes), workers, whether a barrier comes first,
 #             pieces of all steps before it, pieces for each worker
@@ -495,7 +498,7 @@ class _Code:
         llvm.initialize_native_asmprinter()
         text = f"{source}\n{_executor_text()}"
         cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-        key = hashlib.sha256("\n".join((llvmlite.__version__, cpu, features, text)).encode()).hexdigest()
+        key = cache_key("cpu", llvmlite.__version__, cpu, features, text)
         folder = knobs.cache_dir()
         cache = None if folder is None else DiskCache(folder)
         code = None if cache is None else cache.get(key)
@@ -509,7 +512,7 @@ class _Code:
         for name in (*kernels, *(f"hamkaas.{entry}" for entry in entries)):
             library.export_symbol(name)
         self._library = library.link(self._jit, "hamkaas")
-        self.kernels = {name: int(self._library[name]) for name in kernels}
+        self.kernels = {name: self._address(name) for name in kernels}
         self.run, self.work, self.serve, self.stop = (self._entry(entry) for entry in entries)
 
     @staticmethod
@@ -531,7 +534,10 @@ class _Code:
         """A function of the executor: called without the lock of the interpreter."""
         num_args = 3 if name in ("run", "serve") else 2
         prototype = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_void_p] * num_args)
-        return prototype(int(self._library[f"hamkaas.{name}"]))
+        return prototype(self._address(f"hamkaas.{name}"))
+
+    def _address(self, name: str) -> int:
+        return cast("int", self._library[name])
 
 
 def _aligned(nbytes: int) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
@@ -541,7 +547,7 @@ def _aligned(nbytes: int) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
     return memory[start : start + nbytes]
 
 
-def _address(array: np.ndarray) -> int:
+def _address(array: Any) -> int:
     """Where the elements of an array lie. Runs for each input and output of each run: `array.ctypes` takes 1 us."""
     try:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))
@@ -676,9 +682,8 @@ def schedule(steps: Sequence[Launch | Copy], num_workers: int) -> list[Schedule]
     alone, owed = True, False  # since the last barrier: only worker 0 has worked; a barrier was left out
     for step in steps:
         workers = pieces = 1
-        if isinstance(step, Launch) and step.cost >= BYTES_PER_SHARED_STEP:
+        if isinstance(step, Launch) and step.cost >= BYTES_PER_SHARED_STEP and min(step.grid, num_workers) > 1:
             workers = min(step.grid, num_workers)
-        if workers > 1:
             pieces = max(1, min(MAX_PIECES, step.grid // workers, step.cost // workers // BYTES_PER_PIECE))
         owed |= step.barrier
         barrier = (owed and workers > 1) if alone else (owed or workers > 1)

@@ -1,8 +1,10 @@
 """Kernels in, numbers out: every operation that the LLVM printer knows is compiled, run and compared with numpy."""
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# llvmlite has no types.
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import llvmlite.binding as llvm
 import ml_dtypes
@@ -16,6 +18,9 @@ from xdsl.parser import Parser
 from hamkaas.codegen.llvm import print_llvm
 from hamkaas.dialects import kernel
 from hamkaas.errors import CompileError
+
+Array = np.ndarray[Any, Any]
+Compare = Callable[[Array, Array], Array]
 
 
 def parse(text: str) -> ModuleOp:
@@ -52,21 +57,21 @@ def compile_kernel(text: str) -> Callable[..., None]:
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
     prototype = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
-    function = prototype(engine.get_function_address("k"))
+    function = prototype(cast("int", engine.get_function_address("k")))
 
-    def call(begin: int, end: int, *buffers: np.ndarray[Any, Any]) -> None:
+    def call(begin: int, end: int, *buffers: Array) -> None:
         assert engine is not None  # keeps the code alive
         function(begin, end, (ctypes.c_void_p * len(buffers))(*(buffer.ctypes.data for buffer in buffers)))
 
     return call
 
 
-def run(args: str, body: str, *buffers: np.ndarray[Any, Any], grid: int = 1) -> None:
+def run(args: str, body: str, *buffers: Array, grid: int = 1) -> None:
     """Compiles a kernel and runs all of its blocks."""
     compile_kernel(func(args, body, grid))(0, grid, *buffers)
 
 
-def elementwise(type: str, names: Sequence[str], body: str, *inputs: np.ndarray[Any, Any], width: int) -> Any:
+def elementwise(type: str, names: Sequence[str], body: str, *inputs: Array, width: int) -> Any:
     """Runs `body`, which computes %r from the operands of these names, on `width` elements at a time."""
     size = inputs[0].size
     vector_type = type if width == 1 else f"vector<{width}x{type}>"
@@ -112,7 +117,7 @@ A, B, C = (RNG.standard_normal(48).astype(np.float32) for _ in range(3))
     ],
     ids=lambda value: value.split("=")[-1].split("%")[0].strip() if isinstance(value, str) else "",
 )
-def test_float_operations(body: str, expected: np.ndarray[Any, Any], width: int) -> None:
+def test_float_operations(body: str, expected: Array, width: int) -> None:
     result = elementwise("f32", "abc", body, A, B, C, width=width)
     np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-6)
 
@@ -147,13 +152,13 @@ U, V = M.view(np.uint64), N.view(np.uint64)
         ("xori", M ^ N),
     ],
 )
-def test_integer_operations(op: str, expected: np.ndarray[Any, Any], width: int) -> None:
+def test_integer_operations(op: str, expected: Array, width: int) -> None:
     result = elementwise("i64", "ab", f"%r = arith.{op} %a, %b : TYPE", M, N, width=width)
     np.testing.assert_array_equal(result, expected.astype(np.int64))
 
 
 @pytest.mark.parametrize(("op", "expected"), [("shli", M << (N & 7)), ("shrui", U >> (V & 7)), ("shrsi", M >> (N & 7))])
-def test_shifts(op: str, expected: np.ndarray[Any, Any]) -> None:
+def test_shifts(op: str, expected: Array) -> None:
     body = f"%seven = arith.constant 7 : i64\n%s = arith.andi %b, %seven : i64\n%r = arith.{op} %a, %s : i64"
     np.testing.assert_array_equal(elementwise("i64", "ab", body, M, N, width=1), expected.astype(np.int64))
 
@@ -169,9 +174,17 @@ def test_shifts(op: str, expected: np.ndarray[Any, Any]) -> None:
         ("sge", np.greater_equal),
     ],
 )
-def test_compare_integers(predicate: str, compare: Callable[..., Any]) -> None:
+def test_compare_integers(predicate: str, compare: Compare) -> None:
     body = f"%c = arith.cmpi {predicate}, %a, %b : i64\n%r = arith.select %c, %a, %b : i64"
     np.testing.assert_array_equal(elementwise("i64", "ab", body, M, N, width=1), np.where(compare(M, N), M, N))
+
+
+def _unordered_less(a: Array, b: Array) -> Array:
+    return np.logical_not(a >= b)
+
+
+def _unordered(a: Array, b: Array) -> Array:
+    return np.isnan(a) | np.isnan(b)
 
 
 @pytest.mark.parametrize(
@@ -183,11 +196,11 @@ def test_compare_integers(predicate: str, compare: Callable[..., Any]) -> None:
         ("ogt", np.greater),
         ("oge", np.greater_equal),
         ("une", np.not_equal),
-        ("ult", lambda a, b: ~(a >= b)),
-        ("uno", lambda a, b: np.isnan(a) | np.isnan(b)),
+        ("ult", _unordered_less),
+        ("uno", _unordered),
     ],
 )
-def test_compare_floats(predicate: str, compare: Callable[..., Any]) -> None:
+def test_compare_floats(predicate: str, compare: Compare) -> None:
     a, b = np.array([1, 2, 3, np.nan, 5], np.float32), np.array([2, 2, 1, 4, np.nan], np.float32)
     body = f"""
       %yes = arith.constant 1.0 : f32
@@ -213,7 +226,7 @@ def test_casts() -> None:
     np.testing.assert_array_equal(elementwise("i64", "a", body, x, width=1), x)
 
 
-def ulps(result: np.ndarray[Any, Any], exact: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def ulps(result: Array, exact: Array) -> Array:
     """The distance between f32 results and exact ones, in units of the last place of the exact ones."""
     return np.abs(result.astype(np.float64) - exact) / np.spacing(exact.astype(np.float32)).astype(np.float64)
 

@@ -1,4 +1,5 @@
 """The CPU runtime on hand-made artifacts: steps, barriers, workers that park and come late, states, copies, faults."""
+# pyright: reportPrivateUsage=false
 
 import gc
 import subprocess
@@ -184,7 +185,9 @@ def test_steps_wait_for_each_other(build: Any, workers: int) -> None:
 
 def test_every_piece_is_done_once(build: Any) -> None:
     """With more workers than cores some are always late: what they missed is done by others, and by nobody twice."""
-    runtime = build(artifact(program(*[launch("accumulate", X, STATE)] * 20, Copy(STATE, Y, 4 * N)), states=1), [], workers=5)
+    runtime = build(
+        artifact(program(*[launch("accumulate", X, STATE)] * 20, Copy(STATE, Y, 4 * N)), states=1), [], workers=5
+    )
     x = vector() % 10
     for i in range(1, 101):
         (y,) = runtime.run(0, [x])
@@ -287,7 +290,7 @@ def test_fault(build: Any) -> None:
     failing = program(launch("increment", X, Y), Launch("fail", 1, 1, (BufferRef(Space.STATUS),)), name="bad")
     runtime = build(artifact(failing, program(launch("increment", X, Y))), [], workers=2)
     for _ in range(2):
-        with pytest.raises(RuntimeFault, match="^program 'bad': second fault$"):
+        with pytest.raises(RuntimeFault, match=r"^program 'bad': second fault$"):
             runtime.run(0, [vector()])
         runtime.run(1, [vector()])
 
@@ -347,8 +350,10 @@ def test_callers_take_turns(build: Any) -> None:
 def test_an_interrupt_while_workers_are_woken(build: Any, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     """The run is brought to its end, since others are in it already, and then the interrupt goes on."""
     runtime = build(artifact(chain(3)), [], workers=3)
-    time.sleep(0.05)
     pool = runtime._pool
+    mailboxes = pool._memory.view(np.int64).reshape(-1, cpu._LINE)[3:, 0]
+    while not (mailboxes == 2).all():  # not all are parked
+        time.sleep(0.01)
     once = pool._wake_and_work
 
     def interrupted() -> None:
@@ -379,7 +384,9 @@ def test_code_is_cached(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu._Code, "_compile", staticmethod(count))
     for _ in range(2):
         x = vector()
-        np.testing.assert_array_equal(build(artifact(chain(1), source=source), []).run(0, [x])[0], np.roll(x, -1111) + 2)
+        np.testing.assert_array_equal(
+            build(artifact(chain(1), source=source), []).run(0, [x])[0], np.roll(x, -1111) + 2
+        )
     assert len(compiled) == 1
     monkeypatch.setenv("HAMKAAS_CACHE", "0")
     build(artifact(chain(1), source=source), [])
@@ -391,7 +398,6 @@ def test_the_interpreter_ends_without_close(tmp_path: Path) -> None:
     script = f"""
 import sys
 sys.path[:0] = {sys.path!r}
-{"import stubcache" if "stubcache" in sys.modules else ""}
 from tests.unit import test_cpu_runtime as t
 runtime = t.CpuRuntime(t.artifact(t.chain(3)), [], workers=3)
 runtime.run(0, [t.vector()])

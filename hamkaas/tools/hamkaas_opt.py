@@ -1,0 +1,309 @@
+"""`hamkaas-opt`: reads IR, runs passes, prints IR or code.
+
+    hamkaas-opt FILE -p 'lower-to{stage=kernels target=cuda}' --print-ir-after-change
+    hamkaas-opt FILE -p 'hamkaas-outline-groups,hamkaas-dedup-groups'
+    hamkaas-opt FILE -t cuda
+
+Diagnostics go to stderr as `FILE:LINE:COL: error: ...` with the line and a caret; the exit code is then 1.
+"""
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+from xdsl.parser import Parser
+from xdsl.passes import ModulePass
+from xdsl.printer import Printer
+from xdsl.transforms import get_all_passes
+from xdsl.utils.arg_spec import ArgSpec, ArgSpecParseError, parse_pipeline
+from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyException
+
+from hamkaas.codegen.cuda import print_cuda
+from hamkaas.codegen.llvm import print_llvm
+from hamkaas.codegen.plan import print_plan
+from hamkaas.dialects import kernel, program
+from hamkaas.errors import CompileError, HamkaasError
+from hamkaas.passes.verify_dominance import DominanceException, verify_dominance
+from hamkaas.pipeline import run_pass, run_pipeline, stages, unknown
+from hamkaas.schedules.lowering import Target
+from hamkaas.universe import OWN_PASSES, context
+
+SPLIT = "// -----"
+"""A line that separates modules in one file."""
+
+DEFAULT_ARCH = "sm_90"
+
+
+_UNDEFINED = re.compile(r"values used but not defined: \[(%[^,\]]+)")
+
+
+@dataclass
+class Diagnostic(Exception):
+    """An error in the IR that was read, with its place (1-based) if it has one."""
+
+    message: str
+    line: int | None = None
+    column: int | None = None
+
+
+class PositionedParser(Parser):
+    """Remembers where in the text each operation stands; xDSL keeps no positions of plain text."""
+
+    def __init__(self, *args: object, **kwargs: object):
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.position_of: dict[Operation, int] = {}
+
+    def parse_operation(self) -> Operation:
+        """One operation; its position is that of its name, behind the results."""
+        start = self._current_token.span.start
+        op = super().parse_operation()
+        self.position_of[op] = start
+        return op
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the tool; gives the exit code."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.list_passes:
+        print("\n".join(_pass_lines()))
+        return 0
+    if options.list_stages:
+        print("\n".join(f"{stage.name:<14}{stage.summary}" for stage in stages("cpu")))
+        return 0
+    try:
+        text, name = _read(options.file)
+        passes = _pipeline(options.passes)
+        chunks = list(_split(text)) if options.split_input_file else [(0, text)]
+    except (CompileError, OSError) as error:
+        return _fail(f"hamkaas-opt: error: {error}", error, options)
+    return max(_run_chunk(chunk, first, number, name, passes, options) for number, (first, chunk) in enumerate(chunks))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="hamkaas-opt", description="Runs passes on HamKaas IR.")
+    parser.add_argument("file", nargs="?", default="-", help="a file of IR; '-' is stdin (default)")
+    parser.add_argument("-p", "--passes", default="", metavar="PIPELINE", help="passes to run, with commas between them")
+    parser.add_argument("-t", "--target", choices=sorted(TARGETS), default="mlir", help="what to print (default: mlir)")
+    parser.add_argument("-o", "--output", type=Path, help="a file for the result (default: stdout)")
+    parser.add_argument("--arch", default=DEFAULT_ARCH, help=f"for -t ptx (default: {DEFAULT_ARCH})")
+    parser.add_argument("--print-ir-after-all", action="store_true", help="print the IR after each pass, to stderr")
+    parser.add_argument("--print-ir-after-change", action="store_true", help="the same, for passes that changed it")
+    parser.add_argument("--print-op-generic", action="store_true", help="print the IR in generic form")
+    parser.add_argument("--split-input-file", action="store_true", help=f"'{SPLIT}' lines separate modules")
+    parser.add_argument("--verify-diagnostics", action="store_true", help="print errors to stdout and exit with 0")
+    parser.add_argument("--list-passes", action="store_true", help="list the passes, with a line of help each")
+    parser.add_argument("--list-stages", action="store_true", help="list the stages of the default pipeline")
+    parser.add_argument("--debug", action="store_true", help="show Python's traceback for errors")
+    return parser
+
+
+# reading
+
+
+def _read(file: str) -> tuple[str, str]:
+    if file == "-":
+        return sys.stdin.read(), "<stdin>"
+    return Path(file).read_text(), file
+
+
+def _split(text: str) -> Iterator[tuple[int, str]]:
+    """(number of lines before it, text) of each module in a file."""
+    lines = text.splitlines(keepends=True)
+    first = 0
+    for number, line in enumerate([*lines, SPLIT]):
+        if line.rstrip() == SPLIT:
+            yield first, "".join(lines[first:number])
+            first = number + 1
+
+
+def _parse(text: str) -> ModuleOp:
+    parser = PositionedParser(context(), text)
+    try:
+        module = parser.parse_module()
+    except ParseError as error:
+        raise _at(text, _where(text, error), error.msg) from error
+    except VerifyException as error:  # attributes and inferred types are verified while they are parsed
+        raise _at(text, parser.pos, str(error)) from error
+    _verify(module, lambda op, message: _at(text, parser.position_of.get(op), message))
+    return module
+
+
+def _where(text: str, error: ParseError) -> int:
+    """Where to point: xDSL reports a value that is never defined at the end of the file, not where it is used."""
+    if (found := _UNDEFINED.search(error.msg)) is not None and (use := re.search(re.escape(found[1]) + r"\b", text)):
+        return use.start()
+    return error.span.start
+
+
+def _verify(module: ModuleOp, place: Callable[[Operation, str], Diagnostic]) -> None:
+    """Verifies operation by operation, so that the one that is wrong is known."""
+    for op in module.walk():
+        try:
+            op.verify(verify_nested_ops=False)
+        except DiagnosticException as error:
+            cause = error.__cause__ if isinstance(error.__cause__, VerifyException) else error
+            raise place(op, f"'{op.name}' does not verify: {cause}") from error
+    try:
+        verify_dominance(module)
+    except DominanceException as error:
+        raise place(error.op, str(error)) from error
+
+
+def _at(text: str, position: int | None, message: str) -> Diagnostic:
+    if position is None:
+        return Diagnostic(message)
+    start = text.rfind("\n", 0, position) + 1
+    return Diagnostic(message, text.count("\n", 0, position) + 1, position - start + 1)
+
+
+# passes
+
+
+def _all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
+    return {**get_all_passes(), **{one.name: lambda one=one: one for one in OWN_PASSES}}
+
+
+def _pipeline(text: str) -> list[ModulePass]:
+    """The passes of a pipeline's text."""
+    known = _all_passes()
+    passes: list[ModulePass] = []
+    try:
+        specs = list(parse_pipeline(text))
+    except ArgSpecParseError as error:
+        raise CompileError(f"cannot read the pipeline: {error}") from error
+    for spec in specs:
+        if spec.name not in known:
+            near = difflib.get_close_matches(spec.name, known, n=1)
+            hint = f", did you mean '{near[0]}'?" if near else ""
+            raise CompileError(f"unknown pass '{spec.name}'{hint} (see --list-passes)")
+        passes.append(_make_pass(known[spec.name](), spec))
+    return passes
+
+
+def _make_pass(kind: type[ModulePass], spec: ArgSpec) -> ModulePass:
+    options = tuple(field.replace("_", "-") for field in getattr(kind, "__dataclass_fields__", {}) if field != "name")
+    for option in spec.parameters:
+        if (dashed := option.replace("_", "-")) not in options:
+            raise CompileError(f"pass '{spec.name}': {unknown('option', dashed, options)}")
+    try:
+        return kind.from_pass_spec(spec)
+    except Exception as error:
+        raise CompileError(f"pass '{spec.name}': {error}") from error
+
+
+def _pass_lines() -> Iterator[str]:
+    own = {one.name for one in OWN_PASSES}
+    yield "HamKaas:"
+    yield from (_pass_line(one) for one in OWN_PASSES)
+    yield "xDSL:"
+    yield from (_pass_line(load()) for name, load in sorted(get_all_passes().items()) if name not in own)
+
+
+def _pass_line(one: type[ModulePass]) -> str:
+    lines = (one.__doc__ or "").strip().splitlines()
+    generated = not lines or lines[0].startswith(f"{one.__name__}(")
+    return f"  {one.name:<34}{'' if generated else lines[0]}".rstrip()
+
+
+# writing
+
+
+def _launchable(module: ModuleOp, target: Target) -> ModuleOp:
+    """The module at the last stage."""
+    if not any(isinstance(op, program.FuncOp | kernel.FuncOp) for op in module.body.block.ops):
+        run_pipeline(context(), module, target)
+    return module
+
+
+def _emit_ptx(module: ModuleOp, options: argparse.Namespace) -> str:
+    # The only target that needs a library of CUDA; the others work without it
+    from hamkaas.runtime.nvrtc import compile_ptx
+
+    return compile_ptx(print_cuda(_launchable(module, "cuda")), options.arch)
+
+
+def _emit_mlir(module: ModuleOp, options: argparse.Namespace) -> str:
+    stream = StringIO()
+    Printer(stream, print_generic_format=options.print_op_generic).print_op(module)
+    return stream.getvalue() + "\n"
+
+
+def _emit_plan(module: ModuleOp, options: argparse.Namespace) -> str:
+    if not any(isinstance(op, program.FuncOp) for op in module.body.block.ops):
+        run_pipeline(context(), module, "cpu")
+    return print_plan(module)
+
+
+TARGETS: dict[str, Callable[[ModuleOp, argparse.Namespace], str]] = {
+    "mlir": _emit_mlir,
+    "cuda": lambda module, options: print_cuda(_launchable(module, "cuda")),
+    "llvm": lambda module, options: print_llvm(_launchable(module, "cpu")),
+    "plan": _emit_plan,
+    "ptx": _emit_ptx,
+}
+"""What can be printed. A module that is not lowered yet is lowered by the default pipeline first."""
+
+
+def _run_chunk(
+    text: str, first_line: int, number: int, name: str, passes: Sequence[ModulePass], options: argparse.Namespace
+) -> int:
+    try:
+        module = _parse(text)
+        for one in passes:
+            _apply(module, one, options)
+        result = TARGETS[options.target](module, options)
+    except Diagnostic as error:
+        if error.line is None or error.column is None:
+            return _fail(f"{name}: error: {error.message}", error, options)
+        line = [*text.splitlines(), ""][error.line - 1]
+        caret = " " * (error.column - 1) + "^"
+        place = f"{name}:{first_line + error.line}:{error.column}"
+        return _fail(f"{place}: error: {error.message}\n{line}\n{caret}", error, options)
+    except HamkaasError as error:
+        return _fail(f"{name}: error: {error}", error, options)
+    if number:
+        result = f"{SPLIT}\n{result}"
+    if options.output is not None:
+        with options.output.open("a" if number else "w") as file:
+            file.write(result)
+    else:
+        sys.stdout.write(result)
+    return 0
+
+
+def _apply(module: ModuleOp, one: ModulePass, options: argparse.Namespace) -> None:
+    shows = options.print_ir_after_all or options.print_ir_after_change
+    before = module.clone() if options.print_ir_after_change else None
+    run_pass(context(), module, one)
+    _verify(module, lambda op, message: Diagnostic(f"after pass '{one.name}': {message}"))
+    if shows and (options.print_ir_after_all or before is None or not module.is_structurally_equivalent(before)):
+        print(f"// IR after {one.pipeline_pass_spec()}\n{module!s}", file=sys.stderr)
+
+
+def _fail(message: str, error: BaseException, options: argparse.Namespace) -> int:
+    if options.debug:
+        raise error
+    print(message, file=sys.stdout if options.verify_diagnostics else sys.stderr)
+    return 0 if options.verify_diagnostics else 1
+
+
+def entry() -> None:
+    """The command `hamkaas-opt`."""
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    entry()
