@@ -88,7 +88,8 @@ class Tensor:
     attributes: tuple[Any, ...]
     """What the operation's constructor takes after its operands."""
     type: AnyTensor
-    location: Location = field(default_factory=Location.of_user)
+    location: Location
+    """The line of the user's program that built it."""
     # numpy must leave `array * tensor` to us instead of making an array of tensors
     __array_ufunc__ = None
 
@@ -282,7 +283,7 @@ def _sizes(values: tuple[int | Sequence[int], ...]) -> list[int]:
 
 
 def _constant(value: int | float, element: Attribute, shape: Sequence[int]) -> Tensor:
-    return Tensor(hamkaas.ConstantOp, (), (value,), TensorType(element, shape))
+    return Tensor(hamkaas.ConstantOp, (), (value,), TensorType(element, shape), Location.of_user())
 
 
 def _index(value: Tensor | int) -> Tensor:
@@ -310,7 +311,7 @@ def _build(op: type[Any], operands: tuple[Tensor, ...], *attributes: Any) -> Ten
         _refuse(op, operands, str(error))
     except AttributeError:
         _refuse(op, operands, "expected tensors of data, got a constant index")
-    return Tensor(op, operands, attributes, result)
+    return Tensor(op, operands, attributes, result, Location.of_user())
 
 
 def _refuse(op: type[Any], operands: Sequence[Tensor], why: str) -> NoReturn:

@@ -1,113 +1,126 @@
-"""A folder of compiled code.
+"""A folder of compiled code that survives the process: bytes by key, whatever the target.
 
-An entry is a file: the sha256 of its content, then the content. Writing goes through a temporary file that is renamed
-when it is complete, so that a process that is killed leaves no broken entry; an entry that does not match its digest
-is a miss, and is replaced. The folder must belong to the user alone, since what is in it will be executed.
+A cache never makes a compile fail: what cannot be read is a miss, what cannot be written is logged and forgotten.
+Entries are machine code that this process will run, so a folder that somebody else could write to is not used.
 """
 
 import hashlib
 import logging
 import os
-import stat
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
-FORMAT = 1
-"""Part of every key: counts up when the meaning of what is stored changes."""
+logger = logging.getLogger(__name__)
+
+FORMAT = "1"
+"""Part of every key: raise it when the meaning of an entry changes, and the old entries age away."""
 
 MAX_BYTES = 512 << 20
-"""Size beyond which the entries that were not used for longest are deleted."""
+"""Size of the folder in bytes beyond which the entries that were not used for longest are removed."""
 
-_DIGEST = 32
-_STALE_SECONDS = 3600
-_log = logging.getLogger(__name__)
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_TEMPORARY_PREFIX = ".new-"
+_STALE_SECONDS = 3600.0
+"""A temporary file of this age belongs to a writer that was killed: writing an entry takes well under a second."""
 
 
 def cache_key(kind: str, *parts: str) -> str:
-    """The name of an entry: a digest of everything that its content depends on."""
+    """The key of an entry: SHA-256 in hex over its kind ('cubin', ...) and everything that decides its content."""
     digest = hashlib.sha256()
-    for part in (str(FORMAT), kind, *parts):
-        encoded = part.encode()
-        digest.update(len(encoded).to_bytes(8, "little"))
-        digest.update(encoded)
+    for part in (FORMAT, kind, *parts):
+        data = part.encode()
+        digest.update(b"%d:" % len(data))  # the length keeps ("ab", "c") and ("a", "bc") apart
+        digest.update(data)
     return digest.hexdigest()
 
 
-class DiskCache:
-    """Bytes by key in `folder`, which is made if it is missing.
+def private_folder(folder: Path) -> bool:
+    """Makes `folder` (mode 0700) if it is missing; whether it is ours and nobody else may write to it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        logger.warning("cache folder %s is not used: %s", folder, error)
+        return False
+    if status.st_uid != os.getuid():
+        logger.warning("cache folder %s is not used: expected owner %d, got %d", folder, os.getuid(), status.st_uid)
+        return False
+    if status.st_mode & 0o022:
+        logger.warning("cache folder %s is not used: others may write to it (mode %o)", folder, status.st_mode & 0o777)
+        return False
+    return True
 
-    A cache never fails: a folder that cannot be used, or that others may write to, makes every look-up a miss. Says
-    so once, to the log.
+
+class DiskCache:
+    """Bytes by key in a private folder; safe for many processes at once, and for writers that are killed.
+
+    An entry is a file `<key>.bin`: the SHA-256 of the data, then the data. It appears by one atomic rename, so a reader
+    sees all of it or nothing; the digest catches what a crash of the machine or a bad disk left behind.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._usable = self._prepare()
+    def __init__(self, folder: Path | None, *, max_bytes: int = MAX_BYTES):
+        """`folder` None (the cache is switched off) or not private: every `get` is a miss and `put` does nothing."""
+        self._folder = folder if folder is not None and private_folder(folder) else None
+        self._max_bytes = max_bytes
 
     def get(self, key: str) -> bytes | None:
-        """The content of an entry; None if there is none or it is damaged."""
-        if not self._usable:
+        """The data stored under `key` (see `cache_key`), or None. A damaged entry is removed and is a miss."""
+        if self._folder is None:
             return None
-        path = self.folder / key
+        path = self._folder / f"{key}.bin"
         try:
-            data = path.read_bytes()
+            entry = path.read_bytes()
         except OSError:
             return None
-        if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
-            _log.warning("cache entry %s is damaged and will be rebuilt", path)
-            return None
-        try:
-            os.utime(path)  # marks it as used
-        except OSError:
-            pass
-        return data[_DIGEST:]
+        digest, data = entry[:_DIGEST_BYTES], entry[_DIGEST_BYTES:]
+        with suppress(OSError):  # another process may have removed the file since
+            if hashlib.sha256(data).digest() != digest:
+                logger.warning("cache entry %s is damaged and is made anew", path)
+                path.unlink()
+                return None
+            os.utime(path)  # the time of the last use decides what goes first
+        return data
 
-    def put(self, key: str, content: bytes) -> None:
-        """Stores an entry, in place of what was there."""
-        if not self._usable:
+    def put(self, key: str, data: bytes) -> None:
+        """Stores `data` under `key`, replacing what was there, and removes the oldest entries beyond the size limit."""
+        if self._folder is None or len(data) + _DIGEST_BYTES > self._max_bytes:
             return
         try:
-            handle, name = tempfile.mkstemp(prefix=".new-", dir=self.folder)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(hashlib.sha256(content).digest())
-                    file.write(content)
-                os.replace(name, self.folder / key)
-            except BaseException:
-                os.unlink(name)
-                raise
-            self._shrink()
+            self._write(self._folder, key, data)
+            self._trim(self._folder)
         except OSError as error:
-            _log.warning("cannot write to the cache %s: %s", self.folder, error)
+            logger.warning("cache entry %s was not stored in %s: %s", key, self._folder, error)
 
-    def _prepare(self) -> bool:
+    def _write(self, folder: Path, key: str, data: bytes) -> None:
+        # In the same folder, because a rename is atomic only within one file system.
+        descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=folder)
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self.folder.stat()
-        except OSError as error:
-            _log.warning("cannot use the cache %s: %s", self.folder, error)
-            return False
-        if os.name == "posix" and (found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
-            _log.warning("the cache %s is not used: others may write to it", self.folder)
-            return False
-        return True
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(hashlib.sha256(data).digest())
+                file.write(data)
+            os.replace(temporary, folder / f"{key}.bin")
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
 
-    def _shrink(self) -> None:
-        """Deletes what was not used for longest beyond the size limit, and what killed writers left."""
+    def _trim(self, folder: Path) -> None:
+        """Removes stale temporary files, then the entries used longest ago until the rest fits."""
         entries: list[tuple[float, int, Path]] = []
-        for path in self.folder.iterdir():
-            try:
-                found = path.stat()
-            except FileNotFoundError:
-                continue  # another process was faster
-            if path.name.startswith(".new-") and found.st_mtime < time.time() - _STALE_SECONDS:
-                path.unlink(missing_ok=True)
-            elif not path.name.startswith("."):
-                entries.append((found.st_mtime, found.st_size, path))
-        total = sum(size for _, size, _ in entries)
+        for path in folder.iterdir():
+            with suppress(OSError):  # another process may trim at the same time
+                status = path.stat()
+                if path.name.startswith(_TEMPORARY_PREFIX):
+                    if time.time() - status.st_mtime > _STALE_SECONDS:
+                        path.unlink()
+                elif path.suffix == ".bin":
+                    entries.append((status.st_mtime, status.st_size, path))
+        excess = sum(size for _, size, _ in entries) - self._max_bytes
         for _, size, path in sorted(entries):
-            if total <= MAX_BYTES:
+            if excess <= 0:
                 break
-            path.unlink(missing_ok=True)
-            total -= size
+            with suppress(OSError):
+                path.unlink()
+            excess -= size

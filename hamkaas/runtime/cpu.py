@@ -524,7 +524,7 @@ class _Code:
         )
         module.triple, module.data_layout = machine.triple, str(machine.target_data)
         # Kernels come in vectors already; LLVM's loop vectorizer gains nothing on them, and can fail an assertion
-        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        options = llvm.create_pipeline_tuning_options(speed_level=2)
         options.loop_vectorization = False
         builder = llvm.create_pass_builder(machine, options)
         builder.getModulePassManager().run(module, builder)
@@ -556,7 +556,7 @@ def _address(array: Any) -> int:
 
 
 def _move_away(control: np.ndarray, worker: int) -> bool:
-    """Moves this thread to a core that no other worker is on; False if there is none.
+    """Moves this thread to a core that no other worker is on; False if there is none, or if it may not.
 
     Linux may leave two threads on one core for seconds while another core idles. The new mask makes it move the
     thread at once; with the old one back, it is free to move it again.
@@ -566,10 +566,14 @@ def _move_away(control: np.ndarray, worker: int) -> bool:
     cores = control.view(np.int64).reshape(-1, _LINE)[2:, 2]
     allowed = os.sched_getaffinity(0)
     free = allowed - {int(core) for other, core in enumerate(cores) if other != worker}
-    if free:
+    if not free:
+        return False
+    try:
         os.sched_setaffinity(0, free)
         os.sched_setaffinity(0, allowed)
-    return bool(free)
+    except OSError:
+        return False
+    return True
 
 
 class _Pool:
@@ -726,7 +730,7 @@ class CpuRuntime:
         }
         wanted = workers or knobs.WORKERS.get()
         counts = [
-            min(wanted, MAX_WORKERS) if wanted else choose_workers(program, min(available_cores(), MAX_WORKERS))
+            max(1, min(wanted, MAX_WORKERS)) if wanted else choose_workers(program, min(available_cores(), MAX_WORKERS))
             for program in artifact.programs
         ]
         self._plans = [
@@ -806,9 +810,10 @@ class CpuRuntime:
                 state[:] = 0
 
     def close(self) -> None:
-        """Ends the worker threads; may be called more than once."""
+        """Ends the worker threads and lets go of the memory; may be called more than once."""
         with self._lock:
             self._finalizer()
+            self._plans, self._weights, self._states, self._arena = [], [], [], _aligned(0)
 
 
 def _refs(step: Launch | Copy) -> tuple[BufferRef, ...]:

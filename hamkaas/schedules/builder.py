@@ -246,11 +246,11 @@ class Builder:
 
     # integers and decisions
 
-    def min_index(self, a: SSAValue, b: SSAValue) -> SSAValue:
-        """The smaller of two indices."""
+    def minimum(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        """The smaller of two integers."""
         return self._one(arith.MinSIOp(a, b))
 
-    def max_index(self, a: SSAValue, b: SSAValue) -> SSAValue:
+    def maximum_index(self, a: SSAValue, b: SSAValue) -> SSAValue:
         """The larger of two indices."""
         return self._one(arith.MaxSIOp(a, b))
 

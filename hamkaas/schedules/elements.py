@@ -130,7 +130,7 @@ class Elements:
 
         def clamped() -> SSAValue:
             found = b.index_cast(b.load(self.buffers[value], b.index(position)))
-            return b.min_index(b.max_index(found, b.number(0)), b.number(size - 1))
+            return b.minimum(b.maximum_index(found, b.number(0)), b.number(size - 1))
 
         row = b.remember(("index_at", value, position, size), clamped)
         # One variable per SSA value, or the same row would look like two different ones

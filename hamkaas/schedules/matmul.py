@@ -110,7 +110,7 @@ def _tiles(lowering: Lowering, number: SSAValue, size: int, tile: int) -> Index:
     step = gcd(tile, size - tile)
     if step == tile or size == tile:
         return b.var(number, count, "tile") * tile
-    moved = b.min_index(b.mul_index(number, b.number(tile // step)), b.number((size - tile) // step))
+    moved = b.minimum(b.mul_index(number, b.number(tile // step)), b.number((size - tile) // step))
     return b.var(moved, (size - tile) // step + 1, "tile") * step
 
 
@@ -125,7 +125,7 @@ def _cpu_blocks(lowering: Lowering, tiles: int, body: object) -> int:
     first = b.block_id(grid) * per_block
     high = b.index(first + per_block)
     if tiles % per_block:
-        high = b.min_index(high, b.number(tiles))
+        high = b.minimum(high, b.number(tiles))
     b.loop(b.index(first), high, 1, [], lambda t, _: body(t) or [], "t")  # type: ignore[operator]
     return grid
 
@@ -260,7 +260,7 @@ def _cuda_axpy(lowering: Lowering, product: Product) -> kernel.FuncOp:
         j = first + of_thread * per_thread + number
         if product.k % columns == 0:
             return j
-        return b.var(b.min_index(b.index(j), b.number(product.k - 1)), product.k, "column")
+        return b.var(b.minimum(b.index(j), b.number(product.k - 1)), product.k, "column")
 
     mine = [column(lane, number) for number in range(per_thread)]
 
@@ -309,7 +309,7 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> kern
     left, right = b.shared(depth * stride), b.shared(depth * stride)
 
     def clamped(index: Index, size: int, whole: bool) -> Index:
-        return index if whole else b.var(b.min_index(b.index(index), b.number(size - 1)), size, "clamped")
+        return index if whole else b.var(b.minimum(b.index(index), b.number(size - 1)), size, "clamped")
 
     def stage(into: SSAValue, n0: Index, along_depth: bool, load: object) -> None:
         """Each thread brings 4 elements; neighbouring threads take neighbours in memory."""

@@ -36,7 +36,7 @@ def _lower_cpu(lowering: Lowering) -> kernel.FuncOp:
         low = b.index(block * per_block)
         high = b.number(vectors)
         if vectors % per_block and grid > 1:
-            high = b.min_index(b.index(block * per_block + per_block), high)
+            high = b.minimum(b.index(block * per_block + per_block), high)
         elif grid > 1:
             high = b.index(block * per_block + per_block)
 

@@ -20,8 +20,6 @@ from hamkaas.schedules.team import WARP, Span, Team
 CPU_BLOCK = 4096
 """Elements of a block on the CPU, where rows are shorter than that."""
 
-RowSchedule = Callable[[Lowering, Team, Position], None]
-
 
 def lower_rms_norm(lowering: Lowering, op: hamkaas.RmsNormOp) -> kernel.FuncOp:
     """x * w / sqrt(mean(x^2) + eps): one pass for the sum, one for the result."""
@@ -75,13 +73,13 @@ def lower_argmax(lowering: Lowering, op: hamkaas.ArgmaxOp) -> kernel.FuncOp:
 
         def first(k: SSAValue, found: list[SSAValue]) -> list[SSAValue]:
             is_it = b.compare("oeq", e.at(op.input, (*at, b.var(k, n, "k"))), largest)
-            return [b.select(is_it, b.min_index(found[0], k), found[0])]
+            return [b.select(is_it, b.minimum(found[0], k), found[0])]
 
         (place,) = b.loop(b.index(team.thread), b.number(n), team.threads, [b.number(n)], first, "k")
-        place = team.across(place, b.min_index)
-        place = b.select(b.compare("eq", place, b.number(n)), b.number(0), place)
+        place = team.across(b.index_cast(place, i64), b.minimum)
+        place = b.select(b.compare("eq", place, b.integer(n)), b.integer(0), place)
         position = at[0] if at else Index.of(0)
-        store = partial(b.store, b.index_cast(place, i64), output.memref, b.index(position))
+        store = partial(b.store, place, output.memref, b.index(position))
         if team.threads == 1:
             store()
         else:
@@ -112,6 +110,6 @@ def _lower_rows(lowering: Lowering, shape: tuple[int, ...], row: Callable[[Team,
         row(team, at(b.block_id(grid, "row")))
         return lowering.finish(grid, 1)
     first = b.block_id(grid) * per_block
-    high = b.min_index(b.index(first + per_block), b.number(rows))
+    high = b.minimum(b.index(first + per_block), b.number(rows))
     b.loop(b.index(first), high, 1, [], lambda i, _: row(team, at(b.var(i, rows, "row"))) or [], "row")
     return lowering.finish(grid, 1)

@@ -42,6 +42,7 @@ SPLIT = "// -----"
 DEFAULT_ARCH = "sm_90"
 
 
+_COMMENT = re.compile(r"//[^\n]*")
 _UNDEFINED = re.compile(r"values used but not defined: \[(%[^,\]]+)")
 
 
@@ -140,8 +141,10 @@ def _parse(text: str) -> ModuleOp:
 
 def _where(text: str, error: ParseError) -> int:
     """Where to point: xDSL reports a value that is never defined at the end of the file, not where it is used."""
-    if (found := _UNDEFINED.search(error.msg)) is not None and (use := re.search(re.escape(found[1]) + r"\b", text)):
-        return use.start()
+    if (found := _UNDEFINED.search(error.msg)) is not None:
+        code = _COMMENT.sub(lambda comment: " " * len(comment[0]), text)
+        if (use := re.search(re.escape(found[1]) + r"\b(?!\s*=)", code)) is not None:
+            return use.start()
     return error.span.start
 
 

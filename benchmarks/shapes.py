@@ -1,0 +1,48 @@
+"""Shapes of llama models, and random weights for them."""
+
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hamkaas.models.llama2 import Config
+
+SHAPES = {
+    "260K": Config(64, 172, 5, 8, 4, 512, 512, True),
+    "15M": Config(288, 768, 6, 6, 6, 32000, 256, True),
+    "42M": Config(512, 1376, 8, 8, 8, 32000, 1024, True),
+    "110M": Config(768, 2048, 12, 12, 12, 32000, 1024, True),
+    "1B": Config(2048, 8192, 16, 32, 8, 128256, 2048, True),
+    "7B": Config(4096, 11008, 32, 32, 32, 32000, 2048, False),
+}
+"""By name: the models of tinyllamas, Llama-3.2-1B and Llama-2-7B."""
+
+
+def weight_shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of all weights."""
+    dim, hidden, kv = config.dim, config.hidden_dim, config.kv_dim
+    yield "tok_embeddings", (config.vocab_size, dim)
+    for number in range(config.num_layers):
+        layer = f"layers.{number}"
+        yield f"{layer}.attention_norm", (dim,)
+        yield f"{layer}.wq", (dim, dim)
+        yield f"{layer}.wk", (kv, dim)
+        yield f"{layer}.wv", (kv, dim)
+        yield f"{layer}.wo", (dim, dim)
+        yield f"{layer}.ffn_norm", (dim,)
+        yield f"{layer}.w1", (hidden, dim)
+        yield f"{layer}.w2", (dim, hidden)
+        yield f"{layer}.w3", (hidden, dim)
+    yield "norm", (dim,)
+    if not config.shared_classifier:
+        yield "output", (config.vocab_size, dim)
+
+
+def random_weights(config: Config) -> dict[str, NDArray[np.float32]]:
+    """Random weights whose activations stay finite; the arrays share one piece of host memory, to spare it."""
+    shapes = dict(weight_shapes(config))
+    largest = max(prod(shape) for shape in shapes.values())
+    block = np.random.default_rng(0).standard_normal(min(largest, 1 << 24), np.float32) * np.float32(0.02)
+    pool = np.resize(block, largest)
+    return {name: pool[: prod(shape)].reshape(shape) for name, shape in shapes.items()}

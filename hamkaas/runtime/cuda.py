@@ -1,0 +1,380 @@
+"""Runs an artifact on an NVIDIA GPU through the driver API.
+
+A program is captured once as a CUDA graph: uploads of its inputs from pinned memory, kernels and copies in order,
+downloads of its outputs. A call writes the inputs into pinned memory, launches the graph and waits for it.
+"""
+
+import ctypes
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import cache
+from typing import Any
+
+import numpy as np
+from cuda.bindings import driver
+
+from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Launch, Program, Space, TensorSpec
+from hamkaas.errors import InputError, RuntimeFault
+from hamkaas.runtime.arrays import device_of
+from hamkaas.runtime.device_array import DeviceArray, device_pointer
+from hamkaas.runtime.nvrtc import compile_cubin
+
+UPLOAD_CHUNK = 32 << 20
+"""Bytes of pinned memory through which weights are uploaded; there are two such pieces, used in turn."""
+
+MAX_GRAPHS = 16
+"""Instantiated graphs that are kept: one for each program and set of device arrays that it was called with."""
+
+DEFAULT_ARCH = "sm_90"
+
+
+def check(result: tuple[Any, ...]) -> Any:
+    """The values behind a driver's return code. Raises `RuntimeFault` with the driver's own words if it failed."""
+    code, *values = result
+    if code != driver.CUresult.CUDA_SUCCESS:
+        name, text = (driver.cuGetErrorName(code)[1], driver.cuGetErrorString(code)[1])
+        raise RuntimeFault(f"CUDA: {_text(name)}: {_text(text)}")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+@cache
+def driver_available() -> str | None:
+    """None if a driver with a GPU answers, else the reason why not. Asked once."""
+    try:
+        (code,) = driver.cuInit(0)
+    except Exception as error:  # the bindings raise their own kinds of errors where the library is missing
+        return f"no CUDA driver ({str(error).splitlines()[0]})"
+    if code != driver.CUresult.CUDA_SUCCESS:
+        return f"the CUDA driver does not start ({code.name})"
+    code, count = driver.cuDeviceGetCount()
+    if code != driver.CUresult.CUDA_SUCCESS or not count:
+        return "the CUDA driver finds no GPU"
+    return None
+
+
+def default_arch() -> str:
+    """The architecture of the first GPU, or `sm_90` where there is none."""
+    if driver_available() is not None:
+        return DEFAULT_ARCH
+    device = check(driver.cuDeviceGet(0))
+    kinds = driver.CUdevice_attribute
+    major = check(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device))
+    minor = check(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device))
+    return f"sm_{major}{minor}"
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _offsets(specs: Sequence[TensorSpec]) -> tuple[list[int], int]:
+    """Where each tensor starts in one block of memory, and the block's size."""
+    offsets: list[int] = []
+    total = 0
+    for spec in specs:
+        offsets.append(total)
+        total += _aligned(spec.nbytes)
+    return offsets, total
+
+
+class CudaRuntime:
+    """An artifact in the memory of the first GPU, ready to run.
+
+    Calls are serialized by a lock. `close` frees everything; nothing is freed before, and nothing by itself.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        weights: Sequence[np.ndarray[Any, Any]],
+        *,
+        progress: Callable[[str], None] | None = None,
+    ):
+        """Compiles the code (or takes it from the cache), uploads the weights and zeroes the states.
+
+        Raises `RuntimeFault` if the driver refuses, for want of memory say; what was taken until then is freed.
+        """
+        say = progress or (lambda what: None)
+        self._artifact = artifact
+        self._lock = threading.RLock()
+        self._graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._resources = ExitStack()
+        with ExitStack() as stack:
+            device = check(driver.cuDeviceGet(0))
+            self._context = check(driver.cuDevicePrimaryCtxRetain(device))
+            stack.callback(lambda: check(driver.cuDevicePrimaryCtxRelease(device)))
+            check(driver.cuCtxSetCurrent(self._context))
+            self._stream = check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+            stack.callback(lambda: check(driver.cuStreamDestroy(self._stream)))
+            say(f"compiling {len(artifact.kernels)} kernels for {artifact.arch}")
+            self._load_kernels(stack)
+            self._allocate(stack)
+            say(f"uploading {sum(spec.nbytes for spec in artifact.weights):,} bytes of weights")
+            self._upload(weights)
+            self.reset()
+            stack.callback(self._drop_graphs)
+            self._resources = stack.pop_all()
+
+    # set-up
+
+    def _load_kernels(self, stack: ExitStack) -> None:
+        self._functions: dict[str, Any] = {}
+        if not self._artifact.kernels:
+            return
+        image = ctypes.create_string_buffer(compile_cubin(self._artifact.source, self._artifact.arch).image)
+        module = check(driver.cuModuleLoadData(ctypes.addressof(image)))
+        stack.callback(lambda: check(driver.cuModuleUnload(module)))
+        for kernel in self._artifact.kernels:
+            self._functions[kernel.name] = check(driver.cuModuleGetFunction(module, kernel.name.encode()))
+
+    def _device_memory(self, stack: ExitStack, size: int) -> int:
+        size = max(size, ALIGNMENT)
+        code, pointer = driver.cuMemAlloc(size)
+        if code == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            free, total = check(driver.cuMemGetInfo())
+            raise RuntimeFault(f"out of device memory: wanted {size:,} bytes, {free:,} of {total:,} are free")
+        check((code,))
+        stack.callback(lambda: check(driver.cuMemFree(pointer)))
+        return int(pointer)
+
+    def _pinned_memory(self, stack: ExitStack, size: int) -> tuple[int, np.ndarray[Any, Any]]:
+        """Host memory that the GPU can read and write by itself: its address, and as bytes."""
+        size = max(size, ALIGNMENT)
+        pointer = check(driver.cuMemHostAlloc(size, 0))
+        stack.callback(lambda: check(driver.cuMemFreeHost(pointer)))
+        return int(pointer), np.frombuffer((ctypes.c_uint8 * size).from_address(int(pointer)), np.uint8)
+
+    def _allocate(self, stack: ExitStack) -> None:
+        artifact = self._artifact
+        self._weight_offsets, weight_bytes = _offsets(artifact.weights)
+        self._state_offsets, self._state_bytes = _offsets(artifact.states)
+        self._weights = self._device_memory(stack, weight_bytes)
+        self._states = self._device_memory(stack, self._state_bytes)
+        self._arena = self._device_memory(stack, artifact.arena_bytes)
+        self._status = self._device_memory(stack, 8)
+        self._staging: list[_Staging] = []
+        for program in artifact.programs:
+            tensors = [*program.inputs, *program.outputs, TensorSpec("status", "int64", (1,))]
+            offsets, size = _offsets(tensors)
+            pinned, view = self._pinned_memory(stack, size)
+            arrays = [
+                view[offset : offset + spec.nbytes].view(spec.numpy_dtype).reshape(spec.shape)
+                for offset, spec in zip(offsets, tensors, strict=True)
+            ]
+            self._staging.append(_Staging(self._device_memory(stack, size), pinned, offsets, arrays, len(program.inputs)))
+
+    def _upload(self, weights: Sequence[np.ndarray[Any, Any]]) -> None:
+        """Copies weights through two pinned pieces in turn, so that reading a file and uploading overlap."""
+        with ExitStack() as stack:
+            pieces = [self._pinned_memory(stack, UPLOAD_CHUNK) for _ in range(2)]
+            events = [check(driver.cuEventCreate(0)) for _ in range(2)]
+            for event in events:
+                stack.callback(lambda event=event: check(driver.cuEventDestroy(event)))
+            turn = 0
+            for spec, offset, array in zip(self._artifact.weights, self._weight_offsets, weights, strict=True):
+                data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+                assert data.nbytes == spec.nbytes, "weights have the size that the artifact says"
+                for start in range(0, data.nbytes, UPLOAD_CHUNK):
+                    part = data[start : start + UPLOAD_CHUNK]
+                    pointer, view = pieces[turn]
+                    check(driver.cuEventSynchronize(events[turn]))
+                    np.copyto(view[: part.nbytes], part)
+                    target = self._weights + offset + start
+                    check(driver.cuMemcpyHtoDAsync(target, pointer, part.nbytes, self._stream))
+                    check(driver.cuEventRecord(events[turn], self._stream))
+                    turn = 1 - turn
+            check(driver.cuStreamSynchronize(self._stream))
+
+    # graphs
+
+    def _drop_graphs(self) -> None:
+        for graph in self._graphs.values():
+            check(driver.cuGraphExecDestroy(graph))
+        self._graphs.clear()
+
+    def _graph(self, number: int, external: tuple[int | None, ...], downloads: bool) -> Any:
+        """The instantiated graph of a program with these device pointers as inputs (None: uploaded from the host)."""
+        key = (number, external, downloads)
+        if (graph := self._graphs.get(key)) is not None:
+            self._graphs.move_to_end(key)
+            return graph
+        check(driver.cuStreamBeginCapture(self._stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
+        try:
+            self._enqueue(number, external, downloads)
+        except BaseException:
+            driver.cuStreamEndCapture(self._stream)
+            raise
+        captured = check(driver.cuStreamEndCapture(self._stream))
+        try:
+            graph = check(driver.cuGraphInstantiate(captured, 0))
+        finally:
+            check(driver.cuGraphDestroy(captured))
+        self._graphs[key] = graph
+        if len(self._graphs) > MAX_GRAPHS:
+            _, oldest = self._graphs.popitem(last=False)
+            check(driver.cuGraphExecDestroy(oldest))
+        return graph
+
+    def _enqueue(self, number: int, external: tuple[int | None, ...], downloads: bool) -> None:
+        """Puts one run of a program into the stream."""
+        program, staging = self._artifact.programs[number], self._staging[number]
+        inputs = [staging.device_input(i) if pointer is None else pointer for i, pointer in enumerate(external)]
+        for i, (spec, pointer) in enumerate(zip(program.inputs, external, strict=True)):
+            if pointer is None:
+                source = staging.pinned_input(i)
+                check(driver.cuMemcpyHtoDAsync(inputs[i], source, spec.nbytes, self._stream))
+        for step in program.steps:
+            if isinstance(step, Copy):
+                source, target = (self._address(ref, staging, inputs) for ref in (step.source, step.target))
+                check(driver.cuMemcpyDtoDAsync(target, source, step.nbytes, self._stream))
+            else:
+                self._launch(step, [self._address(ref, staging, inputs) for ref in step.args])
+        if downloads:
+            for i, spec in enumerate(program.outputs):
+                target, source = staging.pinned_output(i), staging.device_output(i)
+                check(driver.cuMemcpyDtoHAsync(target, source, spec.nbytes, self._stream))
+        check(driver.cuMemcpyDtoHAsync(staging.pinned_output(len(program.outputs)), self._status, 8, self._stream))
+
+    def _launch(self, step: Launch, args: Sequence[int]) -> None:
+        """Enqueues one kernel; its arguments are pointers only, its shared memory is static."""
+        parameters = (tuple(args), (ctypes.c_void_p,) * len(args))
+        function = self._functions[step.kernel]
+        check(driver.cuLaunchKernel(function, step.grid, 1, 1, step.block, 1, 1, 0, self._stream, parameters, 0))
+
+    def _address(self, ref: BufferRef, staging: "_Staging", inputs: Sequence[int]) -> int:
+        match ref.space:
+            case Space.ARENA:
+                return self._arena + ref.offset
+            case Space.WEIGHT:
+                return self._weights + self._weight_offsets[ref.index] + ref.offset
+            case Space.STATE:
+                return self._states + self._state_offsets[ref.index] + ref.offset
+            case Space.INPUT:
+                return inputs[ref.index] + ref.offset
+            case Space.OUTPUT:
+                return staging.device_output(ref.index) + ref.offset
+            case Space.STATUS:
+                return self._status
+
+    # running
+
+    def run(self, program: int, inputs: Sequence[Any]) -> list[Any]:
+        """Runs a program and waits for it; the inputs have the right shapes and dtypes.
+
+        Numpy arrays in give numpy arrays out. A CUDA array in is read where it lies, and makes all outputs CUDA arrays
+        with memory of their own. Raises `RuntimeFault` if the device reports an error, or a kernel a wrong index.
+        """
+        with self._lock:
+            check(driver.cuCtxSetCurrent(self._context))
+            staging = self._staging[program]
+            external = tuple(self._place(array, i, staging) for i, array in enumerate(inputs))
+            on_device = any(device_of(array) == "cuda" for array in inputs)
+            check(driver.cuGraphLaunch(self._graph(program, external, not on_device), self._stream))
+            plan = self._artifact.programs[program]
+            outputs = self._copy_outputs(plan, staging) if on_device else []
+            check(driver.cuStreamSynchronize(self._stream))
+            self._check_status(plan, staging)
+            if on_device:
+                return outputs
+            return [array.copy() for array in staging.output_arrays]
+
+    def replay(self, program: int, times: int) -> float:
+        """Runs a program again on its last inputs, without the host in between; gives seconds per run.
+
+        The time is the device's, between events around all runs.
+        """
+        with self._lock:
+            check(driver.cuCtxSetCurrent(self._context))
+            graph = self._graph(program, (None,) * len(self._artifact.programs[program].inputs), True)
+            with ExitStack() as stack:
+                events = [check(driver.cuEventCreate(0)) for _ in range(2)]
+                for event in events:
+                    stack.callback(lambda event=event: check(driver.cuEventDestroy(event)))
+                check(driver.cuEventRecord(events[0], self._stream))
+                for _ in range(times):
+                    check(driver.cuGraphLaunch(graph, self._stream))
+                check(driver.cuEventRecord(events[1], self._stream))
+                check(driver.cuEventSynchronize(events[1]))
+                return check(driver.cuEventElapsedTime(*events)) / 1e3 / times
+
+    def _place(self, array: Any, number: int, staging: "_Staging") -> int | None:
+        """Brings a host array into pinned memory (None), or gives the pointer of a device array."""
+        if device_of(array) != "cuda":
+            np.copyto(staging.arrays[number], array)
+            return None
+        pointer = device_pointer(array, int(self._stream))
+        if pointer % 16:  # vectors are read 16 bytes at a time
+            raise InputError(f"expected a CUDA array that starts at a multiple of 16 bytes, got address {pointer:#x}")
+        return pointer
+
+    def _copy_outputs(self, program: Program, staging: "_Staging") -> list[Any]:
+        arrays: list[Any] = []
+        for i, spec in enumerate(program.outputs):
+            array = DeviceArray.empty(spec, self._context)
+            source = staging.device_output(i)
+            check(driver.cuMemcpyDtoDAsync(array.pointer, source, spec.nbytes, self._stream))
+            arrays.append(array)
+        return arrays
+
+    def _check_status(self, program: Program, staging: "_Staging") -> None:
+        code = int(staging.arrays[-1][0])
+        if not code:
+            return
+        check(driver.cuMemsetD8(self._status, 0, 8))
+        raise RuntimeFault(f"graph '{program.name}': {program.faults[code - 1]}")
+
+    def synchronize(self) -> None:
+        """Waits for everything that was enqueued."""
+        with self._lock:
+            check(driver.cuStreamSynchronize(self._stream))
+
+    def reset(self) -> None:
+        """Zeroes the states."""
+        with self._lock:
+            check(driver.cuCtxSetCurrent(self._context))
+            check(driver.cuMemsetD8Async(self._states, 0, max(self._state_bytes, 1), self._stream))
+            check(driver.cuMemsetD8Async(self._status, 0, 8, self._stream))
+            check(driver.cuStreamSynchronize(self._stream))
+
+    def close(self) -> None:
+        """Frees everything; may be called twice."""
+        with self._lock:
+            check(driver.cuCtxSetCurrent(self._context))
+            self._resources.close()
+
+
+class _Staging:
+    """Where the inputs and outputs of a program pass through: the same layout on the device and in pinned memory."""
+
+    def __init__(
+        self, device: int, pinned: int, offsets: Sequence[int], arrays: list[np.ndarray[Any, Any]], num_inputs: int
+    ):
+        self.device = device
+        self.pinned = pinned
+        self.offsets = offsets
+        self.arrays = arrays
+        """Views of the pinned memory: the inputs, the outputs, the status."""
+        self.num_inputs = num_inputs
+
+    @property
+    def output_arrays(self) -> list[np.ndarray[Any, Any]]:
+        return self.arrays[self.num_inputs : -1]
+
+    def device_input(self, number: int) -> int:
+        return self.device + self.offsets[number]
+
+    def pinned_input(self, number: int) -> int:
+        return self.pinned + self.offsets[number]
+
+    def device_output(self, number: int) -> int:
+        return self.device + self.offsets[self.num_inputs + number]
+
+    def pinned_output(self, number: int) -> int:
+        """The status comes after the last output."""
+        return self.pinned + self.offsets[self.num_inputs + number]

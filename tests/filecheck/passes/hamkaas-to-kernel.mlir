@@ -1,0 +1,84 @@
+// RUN: hamkaas-opt %s -p 'hamkaas-to-kernel{target=cpu}' --split-input-file | filecheck %s --check-prefix=CPU
+// RUN: hamkaas-opt %s -p 'hamkaas-to-kernel{target=cuda}' --split-input-file | filecheck %s --check-prefix=CUDA
+
+// Pointwise: on the CPU vectors, then what is left over; on CUDA a thread per element.
+// CPU-LABEL: kernel.func @pointwise(%x: memref<10xf32>, %out: memref<10xf32>)
+// CPU-SAME: grid = 1 : i64, block = 1 : i64, inputs = 1 : i64, results = array<i64: 1>
+// CPU: kernel.load %x[{{.*}}] : memref<10xf32> -> vector<8xf32>
+// CPU: kernel.load %x[{{.*}}] : memref<10xf32> -> f32
+// CUDA-LABEL: kernel.func @pointwise
+// CUDA-SAME: grid = 1 : i64, block = 128 : i64
+// CUDA: arith.cmpi slt
+// CUDA: kernel.load %x[{{.*}}] : memref<10xf32> -> f32
+hamkaas.group @pointwise(%x: tensor<10xf32>) -> tensor<10xf32> {
+  %0 = hamkaas.relu %x : (tensor<10xf32>) -> tensor<10xf32>
+  hamkaas.yield %0 : tensor<10xf32>
+}
+
+// -----
+
+// Views are addresses: element (i, j) of the result is read at j * 3 + i, and nothing else happens.
+// CUDA-LABEL: kernel.func @views
+// CUDA-COUNT-1: kernel.load
+// CUDA-NOT: kernel.load
+// CUDA: kernel.store
+hamkaas.group @views(%x: tensor<4x3xf32>) -> tensor<3x4xf32> {
+  %0 = hamkaas.permute %x axes [1, 0] : (tensor<4x3xf32>) -> tensor<3x4xf32>
+  hamkaas.yield %0 : tensor<3x4xf32>
+}
+
+// -----
+
+// A weight stored [out, in] is read along its rows, past the first cache on CUDA; the sum ends in one lane.
+// CPU-LABEL: kernel.func @matvec
+// CPU: kernel.load %w[{{.*}}] cache stream : memref<1024xf32> -> vector<8xf32>
+// CPU: kernel.reduce add
+// CUDA-LABEL: kernel.func @matvec
+// CUDA: kernel.load %w[{{.*}}] align 16 cache stream : memref<1024xf32> -> vector<4xf32>
+// CUDA: kernel.shuffle_xor %{{.*}}, 16 : f32
+hamkaas.group @matvec(%x: tensor<128xf32>, %w: tensor<8x128xf32>) -> tensor<8xf32> {
+  %t = hamkaas.permute %w axes [1, 0] : (tensor<8x128xf32>) -> tensor<128x8xf32>
+  %0 = hamkaas.matmul %x, %t : (tensor<128xf32>, tensor<128x8xf32>) -> tensor<8xf32>
+  hamkaas.yield %0 : tensor<8xf32>
+}
+
+// -----
+
+// A product of matrices on CUDA is staged through shared memory.
+// CUDA-LABEL: kernel.func @tiled
+// CUDA-COUNT-2: kernel.alloc : memref<1088xf32, #kernel<space shared>>
+// CUDA: kernel.barrier
+// CUDA: math.fma
+hamkaas.group @tiled(%x: tensor<70x32xf32>, %y: tensor<32x70xf32>) -> tensor<70x70xf32> {
+  %0 = hamkaas.matmul %x, %y : (tensor<70x32xf32>, tensor<32x70xf32>) -> tensor<70x70xf32>
+  hamkaas.yield %0 : tensor<70x70xf32>
+}
+
+// -----
+
+// A cache is updated in place: the result is argument 0, the bounds may be checked by the host, and the kernel itself
+// stores only inside.
+// CPU-LABEL: kernel.func @update
+// CPU-SAME: results = array<i64: 0>
+// CPU-SAME: bounds = [#kernel.bound<2 in 0 to 15 fault 1>, #kernel.bound<3 in 0 to 16 fault 1>]
+// CPU-SAME: spans = [#kernel.span<2 to 3 is 1>]
+// CPU-SAME: status = 1 : i64
+hamkaas.group @update(%k: tensor<16x8xf32>, %x: tensor<1x8xf32>, %b: tensor<1xi64>, %e: tensor<1xi64>) -> tensor<16x8xf32> {
+  %0 = hamkaas.replace_slice %k, %x from %b to %e
+    : (tensor<16x8xf32>, tensor<1x8xf32>, tensor<1xi64>, tensor<1xi64>) -> tensor<16x8xf32>
+  hamkaas.yield %0 : tensor<16x8xf32>
+}
+
+// -----
+
+// With constant bounds there is nothing to check.
+// CPU-LABEL: kernel.func @constant_bounds
+// CPU-NOT: status
+// CPU: kernel.return
+hamkaas.group @constant_bounds(%k: tensor<16x8xf32>, %x: tensor<1x8xf32>) -> tensor<16x8xf32> {
+  %b = hamkaas.constant 3 : i64 -> tensor<1xi64>
+  %e = hamkaas.constant 4 : i64 -> tensor<1xi64>
+  %0 = hamkaas.replace_slice %k, %x from %b to %e
+    : (tensor<16x8xf32>, tensor<1x8xf32>, tensor<1xi64>, tensor<1xi64>) -> tensor<16x8xf32>
+  hamkaas.yield %0 : tensor<16x8xf32>
+}

@@ -1,0 +1,298 @@
+"""Graphs for tests of targets: one per operation and shape rule, and random ones; with the oracle's answer."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import hypothesis.strategies as st
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+import hamkaas as hk
+from hamkaas.frontend import build_module
+from hamkaas.interpreters.hamkaas import run_function
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Outputs of a graph and arrays for its inputs."""
+
+    outputs: tuple[hk.Tensor, ...]
+    inputs: dict[str, Array]
+    tolerance: float = 2e-5
+    """Relative to the largest finite number of the reference."""
+
+    def expected(self, states: dict[str, Array] | None = None) -> tuple[Array, ...]:
+        """What the interpreter says."""
+        built = build_module({"main": self.outputs})
+        return run_function(built.module, self.inputs, built.weights, {} if states is None else states)
+
+    def check(self, target: Any) -> None:
+        """Compiles the graph for a target and compares all outputs with the interpreter's."""
+        with hk.compile(self.outputs, target=target) as model:
+            used = next(iter(model.graphs.values())).inputs
+            results = model.evaluate({spec.name: self.inputs[spec.name] for spec in used})
+        for result, expected in zip(results, self.expected(), strict=True):
+            assert_close(result, expected, self.tolerance)
+
+
+def assert_close(result: Array, expected: Array, tolerance: float) -> None:
+    """Same shape, dtype and numbers; NaN and infinities in the same places."""
+    assert result.shape == expected.shape
+    assert result.dtype == expected.dtype
+    if expected.dtype == np.int64:
+        np.testing.assert_array_equal(result, expected)
+        return
+    result, expected = result.astype(np.float32), expected.astype(np.float32)
+    finite = np.isfinite(expected)
+    scale = max(1.0, float(np.abs(expected[finite]).max(initial=0)))
+    np.testing.assert_allclose(result, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+class Maker:
+    """Makes inputs with random values."""
+
+    def __init__(self, seed: int, special: bool = False):
+        self.rng = np.random.default_rng(seed)
+        self.special = special
+        self.inputs: dict[str, Array] = {}
+
+    def real(self, *shape: int, dtype: Any = np.float32) -> hk.Tensor:
+        """A float input; with NaN and infinities in it where `special` is set."""
+        array = self.rng.standard_normal(shape).astype(np.float32)
+        if self.special:
+            places = self.rng.random(shape)
+            array = np.select([places < 0.05, places < 0.1, places < 0.15], [np.nan, np.inf, -np.inf], array)
+        return self.add(array.astype(dtype))
+
+    def index(self, *values: int) -> hk.Tensor:
+        """An int64 input."""
+        return self.add(np.array(values, np.int64))
+
+    def add(self, array: Array) -> hk.Tensor:
+        """An input with these values."""
+        name = f"x{len(self.inputs)}"
+        self.inputs[name] = array
+        return hk.InputTensor(name, array.dtype, array.shape)
+
+    def case(self, *outputs: hk.Tensor, tolerance: float = 2e-5) -> Case:
+        """The case with these outputs."""
+        return Case(outputs, self.inputs, tolerance)
+
+
+SHAPES = ((1,), (5,), (8,), (17,), (64,), (257,), (3, 5), (4, 8), (1, 9), (100, 77), (2, 3, 4), (5, 1, 7), (2, 16, 8))
+"""Around the sizes of vectors, warps and blocks, and with axes of 1."""
+
+
+def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
+    """(name, how to make it) of a case for every operation and shape rule."""
+    for shape in SHAPES:
+        name = "x".join(map(str, shape))
+        for method in ("relu", "silu"):
+            yield f"{method}-{name}", lambda s=shape, m=method: (m_ := Maker(1)).case(getattr(m_.real(*s), m)())
+        for mask in product((False, True), repeat=len(shape)):
+            right = tuple(1 if one else size for one, size in zip(mask, shape, strict=True))
+            label = "x".join(map(str, right))
+            yield f"broadcast-{name}-{label}", lambda s=shape, r=right: _broadcast(s, r)
+        yield f"views-{name}", lambda s=shape: _views(s)
+        yield f"rms_norm-{name}", lambda s=shape: (m := Maker(3)).case(m.real(*s).rms_norm(m.real(s[-1])))
+        for prefix in sorted({0, 1, shape[-1] // 2, shape[-1]}):
+            yield f"softmax-{name}-{prefix}", lambda s=shape, p=prefix: _softmax(s, p)
+        if len(shape) < 3:
+            yield f"argmax-{name}", lambda s=shape: (m := Maker(5)).case(m.real(*s).argmax())
+        if len(shape) > 1:
+            yield f"softmax-rows-{name}", lambda s=shape: _softmax_rows(s)
+        yield f"gather-{name}", lambda s=shape: (m := Maker(6)).case(m.real(*s).gather(m.index(0, s[0] - 1, 0)).relu())
+        yield f"replace-{name}", lambda s=shape: _replace(s)
+    for shape in ((2,), (3, 2), (6, 24, 2), (5, 7, 2)):
+        for mask in product((False, True), repeat=len(shape) - 1):
+            right = (*(1 if one else size for one, size in zip(mask, shape[:-1], strict=True)), 2)
+            label = "x".join(map(str, (*shape, "by", *right)))
+            yield f"complex-{label}", lambda s=shape, r=right: _complex(s, r)
+    for m, n, k in product((1, 2, 5, 70), (1, 8, 17, 100), (1, 3, 8, 33, 66)):
+        yield f"matmul-{m}x{n}x{k}", lambda m=m, n=n, k=k: _matmul(m, n, k)
+    for n, k in product((1, 8, 17, 100, 1024), (1, 3, 8, 33, 66, 300)):
+        yield f"matvec-{n}x{k}", lambda n=n, k=k: _matvec(n, k)
+    for m, n, k in ((1, 5, 3), (3, 8, 8), (65, 17, 66)):
+        yield f"batched-{m}x{n}x{k}", lambda m=m, n=n, k=k: _batched(m, n, k)
+    for heads, kv, d, positions in ((1, 1, 1, 1), (4, 2, 8, 16), (8, 4, 16, 32), (6, 6, 48, 300), (3, 1, 5, 9), (2, 1, 136, 10)):
+        label = f"{heads}x{kv}x{d}x{positions}"
+        yield f"attention-{label}", lambda a=heads, b=kv, c=d, e=positions: _attention(a, b, c, e)
+    yield "rope-epilogue", _rope
+    yield "residual-epilogue", _residual
+    yield "gated", _gated
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        yield f"cast-{np.dtype(dtype).name}", lambda d=dtype: _cast(d)
+    yield "dequantize", _dequantize
+    for seed in range(8):
+        yield f"sample-{seed}", lambda s=seed: _sample(s)
+    yield "returns", _returns
+
+
+def _broadcast(shape: Sequence[int], right: Sequence[int]) -> Case:
+    m = Maker(2)
+    x, y = m.real(*shape), m.real(*right)
+    return m.case((x + y) * y, x * 0.5 + 1)
+
+
+def _views(shape: Sequence[int]) -> Case:
+    m = Maker(4)
+    x = m.real(*shape)
+    last = x[shape[0] - 1 :]
+    flat = x.reshape(-1)
+    back = list(reversed(range(len(shape))))
+    return m.case(x[:1].relu(), last * 2, flat.silu(), x.relu().permute(back), x.permute(back).reshape(-1) + 1, last)
+
+
+def _softmax(shape: Sequence[int], prefix: int) -> Case:
+    m = Maker(4)
+    x = m.real(*shape)
+    return m.case((x * 3).sliced_softmax(prefix), x.sliced_softmax(m.index(prefix)) * 2)
+
+
+def _softmax_rows(shape: Sequence[int]) -> Case:
+    m = Maker(4)
+    prefixes = [row * 7 % (shape[-1] + 1) for row in range(shape[-2])]
+    return m.case(m.real(*shape).sliced_softmax(m.index(*prefixes)))
+
+
+def _replace(shape: Sequence[int]) -> Case:
+    m = Maker(7)
+    rows = max(1, shape[0] // 2)
+    x, y = m.real(*shape), m.real(rows, *shape[1:])
+    at_end = x.replace(y.relu(), m.index(shape[0] - rows), m.index(shape[0]))
+    return m.case(x.replace(y, 0, rows), at_end, x)
+
+
+def _complex(shape: Sequence[int], right: Sequence[int]) -> Case:
+    m = Maker(8)
+    return m.case(m.real(*shape).complex_hadamard_product(m.real(*right)))
+
+
+def _matmul(m: int, n: int, k: int) -> Case:
+    maker = Maker(9)
+    x = maker.real(m, n)
+    plain = x @ maker.real(n, k)
+    transposed = (x @ maker.real(k, n).permute(1, 0)).relu()
+    return maker.case(plain, transposed, plain.permute(1, 0) * 2)
+
+
+def _matvec(n: int, k: int) -> Case:
+    m = Maker(10)
+    x, bias = m.real(n), m.real(k)
+    return m.case(x @ m.real(n, k), bias + x @ m.real(k, n).permute(1, 0), (x @ m.real(n, k)).silu() * bias)
+
+
+def _batched(m: int, n: int, k: int) -> Case:
+    maker = Maker(11)
+    x = maker.real(3, m, n)
+    return maker.case(x @ maker.real(3, n, k), (x @ maker.real(n, k, 3).permute(2, 0, 1)).permute(1, 0, 2).relu())
+
+
+def _attention(heads: int, kv: int, d: int, positions: int) -> Case:
+    m = Maker(12)
+    keys, values = m.real(positions, kv, d), m.real(positions, kv, d)
+    outputs = [
+        m.real(heads, d).attention(keys, values, m.index(length)) for length in sorted({0, 1, positions // 2, positions})
+    ]
+    outputs.append(m.real(3, heads, d).attention(keys, values, m.index(1, positions, positions // 2), scale=0.3))
+    return m.case(*outputs)
+
+
+def _rope() -> Case:
+    m = Maker(13)
+    x, table = m.real(48), m.real(10, 4, 2)
+    query = (x @ m.real(32, 48).permute(1, 0)).reshape(4, 4, 2).complex_hadamard_product(table.gather(m.index(3)))
+    cache = m.real(20, 4, 8).replace(query.reshape(1, 4, 8), m.index(5), m.index(6))
+    return m.case(query.reshape(4, 8), cache)
+
+
+def _residual() -> Case:
+    m = Maker(14)
+    x, w = m.real(64), m.real(64, 64)
+    y = x + x.rms_norm(m.real(64)) @ w.permute(1, 0)
+    return m.case(y, (y + x.rms_norm(m.real(64)) @ w).rms_norm(m.real(64)))
+
+
+def _gated() -> Case:
+    m = Maker(15)
+    x = m.real(40)
+    hidden = (x @ m.real(88, 40).permute(1, 0)).silu() * (x @ m.real(88, 40).permute(1, 0))
+    return m.case(x + hidden @ m.real(40, 88).permute(1, 0))
+
+
+def _cast(dtype: Any) -> Case:
+    m = Maker(16)
+    x, w = m.real(4, 64), m.real(24, 64, dtype=dtype)
+    narrow = m.real(4, 64, dtype=dtype)
+    outputs = (x.cast(dtype), x.cast(dtype).cast("float32") * 2, x @ w.permute(1, 0), narrow.silu(), narrow @ w.permute(1, 0))
+    return m.case(*outputs, tolerance=1e-2)
+
+
+def _dequantize() -> Case:
+    m = Maker(17)
+    values = m.add(m.rng.integers(-127, 128, (24, 64)).astype(np.int8))
+    w = hk.dequantize(values, m.real(24, 8))
+    return m.case(w, m.real(64) @ w.permute(1, 0), m.real(5, 64) @ w.permute(1, 0))
+
+
+def _sample(seed: int) -> Case:
+    m = Maker(seed)
+    logits = m.add(np.round(m.rng.standard_normal(37 + 20 * seed) * 3, 1).astype(np.float32))
+    parameters = [(0.0, 0.9), (0.5, 0.3), (1.0, 0.9), (1.0, 1.0)][seed % 4]
+    numbers = [m.add(np.array([x], np.float32)) for x in (*parameters, m.rng.random())]
+    return m.case(hk.sample(logits, *numbers))
+
+
+def _returns() -> Case:
+    """An input, a weight, a constant, the same value twice and an index as outputs."""
+    m = Maker(18)
+    x, index = m.real(3, 4), m.index(2, 1)
+    y = x.relu()
+    w = hk.ConstantTensor(np.arange(6, dtype=np.float32).reshape(2, 3))
+    return m.case(x, y, y, w, index, x.reshape(2, 6), w[1:])
+
+
+@st.composite
+def random_graphs(draw: st.DrawFn, max_nodes: int = 20) -> Case:
+    """Graphs of many operations with shared values, diamonds and several products."""
+    m = Maker(draw(st.integers(0, 1 << 30)))
+    a, b = draw(st.sampled_from([(1, 1), (2, 3), (8, 8), (5, 16), (17, 4), (33, 40)]))
+    pool = [m.real(a, b), m.real(a, b)]
+    square, weight = m.real(b, b), m.real(b)
+    for _ in range(draw(st.integers(1, max_nodes))):
+        x = draw(st.sampled_from(pool))
+        match draw(st.integers(0, 11)):
+            case 0:
+                y = x + draw(st.sampled_from(pool))
+            case 1:
+                y = x * draw(st.sampled_from(pool)) * 0.5
+            case 2:
+                y = x.relu()
+            case 3:
+                y = x.silu()
+            case 4:
+                y = x @ square * 0.3
+            case 5:
+                y = x @ square.permute(1, 0) * 0.3
+            case 6:
+                y = x.rms_norm(weight)
+            case 7:
+                y = x.sliced_softmax(draw(st.integers(0, b)))
+            case 8:
+                y = x.permute(1, 0).reshape(-1).reshape(a, b)
+            case 9:
+                row = draw(st.integers(0, a - 1))
+                y = x.replace(draw(st.sampled_from(pool))[row : row + 1], row, row + 1)
+            case 10:
+                row = draw(st.integers(0, a - 1))
+                y = x + draw(st.sampled_from(pool))[row : row + 1].reshape(1, b)
+            case _:
+                y = x.reshape(b, a).permute(1, 0) * 2
+        pool.append(y)
+    outputs = draw(st.lists(st.sampled_from(pool[2:]), min_size=1, max_size=3))
+    return m.case(pool[-1], *outputs, tolerance=2e-4)
