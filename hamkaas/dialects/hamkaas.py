@@ -9,7 +9,7 @@ i64 tensors are indices, which only indexing operations accept; i8 tensors are q
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod, sqrt
 from typing import ClassVar
 
@@ -1032,6 +1032,10 @@ class YieldOp(IRDLOperation):
         super().__init__(operands=[values])
 
 
+def _listed(types: Iterable[Attribute]) -> str:
+    return ", ".join(map(str, types)) or "nothing"
+
+
 @irdl_op_definition
 class GroupOp(IRDLOperation):
     """Operations that run as one kernel: a symbol, so that equal groups are compiled once and executed often.
@@ -1073,13 +1077,13 @@ class GroupOp(IRDLOperation):
     def verify_(self) -> None:
         inputs = tuple(arg.type for arg in self.body.block.args)
         if inputs != self.function_type.inputs.data:
-            raise VerifyException(f"expected block arguments {self.function_type.inputs}, got {inputs}")
+            raise VerifyException(f"expected block arguments {_listed(self.function_type.inputs)}, got {_listed(inputs)}")
         terminator = self.body.block.last_op
         if not isinstance(terminator, YieldOp):
             raise VerifyException("expected the body to end in hamkaas.yield")
         outputs = tuple(value.type for value in terminator.values)
         if outputs != self.function_type.outputs.data:
-            raise VerifyException(f"expected to yield {self.function_type.outputs}, got {outputs}")
+            raise VerifyException(f"expected to yield {_listed(self.function_type.outputs)}, got {_listed(outputs)}")
 
     @property
     def yielded(self) -> YieldOp:

@@ -297,7 +297,8 @@ class FuncOp(IRDLOperation):
                 f"{self.block.value.data}"
             )
         if any(not 0 <= arg < len(inputs) for arg in self.result_args):
-            raise VerifyException(f"expected results to name arguments 0 to {len(inputs) - 1}, got {self.result_args}")
+            named = ", ".join(map(str, self.result_args))
+            raise VerifyException(f"expected results to name arguments 0 to {len(inputs) - 1}, got {named}")
 
     @property
     def result_args(self) -> tuple[int, ...]:

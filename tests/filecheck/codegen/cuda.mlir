@@ -1,0 +1,67 @@
+// RUN: hamkaas-opt %s -t cuda | filecheck %s
+
+// A kernel reads like one that was written by hand: const and restrict where they hold, one wide load, named lanes.
+// CHECK-LABEL: // scale: 1 blocks of 4 threads
+// CHECK-NEXT: extern "C" __global__ void __launch_bounds__(4) scale(
+// CHECK-NEXT: const float* __restrict__ x,
+// CHECK-NEXT: float* __restrict__ out) {
+// CHECK-NEXT: const int thread = static_cast<int>(threadIdx.x);
+// CHECK-NEXT: const int i = thread * 4;
+// CHECK-NEXT: const uint4 v_raw = load_stream_16(&x[i]);
+// CHECK-NEXT: const float v_0 = __uint_as_float(v_raw.x), v_1 = __uint_as_float(v_raw.y)
+// CHECK-NEXT: const float twice_0 = v_0 * 2.0f
+// CHECK-NEXT: *reinterpret_cast<float4*>(&out[i]) = make_float4(twice_0, twice_1, twice_2, twice_3);
+kernel.func @scale(%x: memref<16xf32>, %out: memref<16xf32>) attributes {grid = 1 : i64, block = 4 : i64, inputs = 1 : i64, results = array<i64: 1>, label = "scale"} {
+  %c4 = arith.constant 4 : index
+  %two = arith.constant dense<2.0> : vector<4xf32>
+  %thread = kernel.thread_id
+  %i = arith.muli %thread, %c4 : index
+  %v = kernel.load %x[%i] align 16 cache stream : memref<16xf32> -> vector<4xf32>
+  %twice = arith.mulf %v, %two : vector<4xf32>
+  kernel.store %twice, %out[%i] align 16 : vector<4xf32>, memref<16xf32>
+  kernel.return
+}
+
+// Loop variables that change places are saved before they are overwritten.
+// CHECK-LABEL: void __launch_bounds__(32) swap(
+// CHECK: float a = 0.0f;
+// CHECK-NEXT: float b = 1.0f;
+// CHECK-NEXT: for (int k = 0; k < 4; ++k) {
+// CHECK-NEXT: const auto a_old = a;
+// CHECK-NEXT: a = b;
+// CHECK-NEXT: b = a_old;
+// CHECK-NEXT: }
+kernel.func @swap(%out: memref<2xf32>) attributes {grid = 1 : i64, block = 32 : i64, inputs = 0 : i64, results = array<i64: 0>} {
+  %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  %c4 = arith.constant 4 : index
+  %zero = arith.constant 0.0 : f32
+  %one = arith.constant 1.0 : f32
+  %p, %q = scf.for %k = %c0 to %c4 step %c1 iter_args(%a = %zero, %b = %one) -> (f32, f32) {
+    scf.yield %b, %a : f32, f32
+  }
+  kernel.store %p, %out[%c0] : f32, memref<2xf32>
+  kernel.store %q, %out[%c1] : f32, memref<2xf32>
+  kernel.return
+}
+
+// CHECK-LABEL: void __launch_bounds__(64) shared(
+// CHECK: __shared__ __align__(16) float s[64];
+// CHECK: if (first) {
+// CHECK: __syncthreads();
+// CHECK: __shfl_xor_sync(0xffffffffu, {{.*}}, 16);
+kernel.func @shared(%x: memref<64xf32>, %out: memref<64xf32>) attributes {grid = 1 : i64, block = 64 : i64, inputs = 1 : i64, results = array<i64: 1>} {
+  %s = kernel.alloc : memref<64xf32, #kernel<space shared>>
+  %c32 = arith.constant 32 : index
+  %thread = kernel.thread_id
+  %first = arith.cmpi slt, %thread, %c32 : index
+  scf.if %first {
+    %v = kernel.load %x[%thread] : memref<64xf32> -> f32
+    kernel.store %v, %s[%thread] : f32, memref<64xf32, #kernel<space shared>>
+  }
+  kernel.barrier
+  %w = kernel.load %s[%thread] : memref<64xf32, #kernel<space shared>> -> f32
+  %y = kernel.shuffle_xor %w, 16 : f32
+  kernel.store %y, %out[%thread] : f32, memref<64xf32>
+  kernel.return
+}
