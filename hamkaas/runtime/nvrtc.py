@@ -59,8 +59,9 @@ def compile_cubin(source: str, arch: str, *, use_cache: bool = True) -> Cubin:
         return Cubin(found, "")
     program, log = _compile(nvrtc, source, arch)
     size = _check(nvrtc, nvrtc.nvrtcGetCUBINSize(program))
-    image = b" " * size
-    _check(nvrtc, nvrtc.nvrtcGetCUBIN(program, image))
+    buffer = bytearray(size)
+    _check(nvrtc, nvrtc.nvrtcGetCUBIN(program, buffer))
+    image = bytes(buffer)
     _check(nvrtc, nvrtc.nvrtcDestroyProgram(program))
     if cache is not None:
         cache.put(key, image)
@@ -72,7 +73,7 @@ def compile_ptx(source: str, arch: str) -> str:
     nvrtc = _load()
     program, _ = _compile(nvrtc, source, arch.replace("sm_", "compute_"))
     size = _check(nvrtc, nvrtc.nvrtcGetPTXSize(program))
-    text = b" " * size
+    text = bytearray(size)
     _check(nvrtc, nvrtc.nvrtcGetPTX(program, text))
     _check(nvrtc, nvrtc.nvrtcDestroyProgram(program))
     return text.rstrip(b"\0").decode()
@@ -118,9 +119,11 @@ def _compile(nvrtc: Any, source: str, arch: str) -> tuple[Any, str]:
     options = [f"--gpu-architecture={arch}".encode(), *(option.encode() for option in OPTIONS)]
     (result,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     size = _check(nvrtc, nvrtc.nvrtcGetProgramLogSize(program))
-    text = b" " * size
+    # Never `b" " * size`, as samples have it: for an empty log, of size 1, that is the one object that every b" " of
+    # the process is, and NVRTC would turn all of them into b"\\0".
+    text = bytearray(size)
     _check(nvrtc, nvrtc.nvrtcGetProgramLog(program, text))
-    log = text.rstrip(b"\0 ").decode()
+    log = text.rstrip(b"\0").decode()
     if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         _check(nvrtc, nvrtc.nvrtcDestroyProgram(program))
         raise CompileError(f"NVRTC for {arch}: {result.name}\n{log}{_keep(source)}")
