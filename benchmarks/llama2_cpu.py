@@ -31,7 +31,15 @@ def main() -> None:
     programs = {f"llama2.c ({path})": [str(path), *arguments] for path in options.llama2c}
     for workers in (1, os.cpu_count() or 1):
         label = f"hamkaas ({workers} worker{'s' if workers > 1 else ''})"
-        programs[label] = ["env", f"HAMKAAS_WORKERS={workers}", sys.executable, str(RUNNER), *arguments, "--target", "cpu"]
+        programs[label] = [
+            "env",
+            f"HAMKAAS_WORKERS={workers}",
+            sys.executable,
+            str(RUNNER),
+            *arguments,
+            "--target",
+            "cpu",
+        ]
     rates: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(options.repeats):
         for name, command in programs.items():

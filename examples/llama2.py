@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Runs llama2.c checkpoints: text on stdout, everything else on stderr.
 
-    llama2.py CHECKPOINT [-t TEMPERATURE] [-p TOP_P] [-s SEED] [-n STEPS] [-i PROMPT] [-z TOKENIZER] [--target cpu|cuda]
-    llama2.py CHECKPOINT TEMPERATURE STEPS PROMPT
+llama2.py CHECKPOINT [-t TEMPERATURE] [-p TOP_P] [-s SEED] [-n STEPS] [-i PROMPT] [-z TOKENIZER] [--target cpu|cuda]
+llama2.py CHECKPOINT TEMPERATURE STEPS PROMPT
 """
 
 import argparse

@@ -11,7 +11,17 @@ from hamkaas.errors import (
     ScriptError,
     TargetError,
 )
-from hamkaas.frontend import BufferTensor, ConstantTensor, InputTensor, Tensor, dequantize, sample
+from hamkaas.frontend import (
+    BufferTensor,
+    ConstantTensor,
+    InputTensor,
+    Script,
+    Tensor,
+    dequantize,
+    dump_script,
+    load_script,
+    sample,
+)
 
 __all__ = [
     "BufferTensor",
@@ -25,10 +35,13 @@ __all__ = [
     "InputTensor",
     "Model",
     "RuntimeFault",
+    "Script",
     "ScriptError",
     "Tensor",
     "TargetError",
     "compile",
     "dequantize",
+    "dump_script",
+    "load_script",
     "sample",
 ]

@@ -37,10 +37,14 @@ def _default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "hamkaas"
 
 
-CACHE_DIR: Knob[Path | None] = Knob("HAMKAAS_CACHE_DIR", None, Path, "a folder for compiled code (default: the user's cache folder)")
+CACHE_DIR: Knob[Path | None] = Knob(
+    "HAMKAAS_CACHE_DIR", None, Path, "a folder for compiled code (default: the user's cache folder)"
+)
 CACHE = Knob("HAMKAAS_CACHE", 1, int, "0 to switch the cache of compiled code off, 1 to use it")
 WORKERS = Knob("HAMKAAS_WORKERS", 0, int, "the number of CPU worker threads, 0 to choose by cores and size of the work")
-DUMP: Knob[Path | None] = Knob("HAMKAAS_DUMP", None, Path, "a folder into which every stage's IR and the generated code are written")
+DUMP: Knob[Path | None] = Knob(
+    "HAMKAAS_DUMP", None, Path, "a folder into which every stage's IR and the generated code are written"
+)
 
 ALL_KNOBS = (CACHE_DIR, CACHE, WORKERS, DUMP)
 

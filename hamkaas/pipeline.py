@@ -137,9 +137,7 @@ def run_pass(ctx: Context, module: ModuleOp, one: ModulePass) -> None:
     except Exception as error:
         replay = write_replay(before or module, one)
         spec = one.pipeline_pass_spec()
-        raise CompileError(
-            f"pass '{one.name}' failed: {error}\nreplay: hamkaas-opt {replay} -p '{spec}'"
-        ) from error
+        raise CompileError(f"pass '{one.name}' failed: {error}\nreplay: hamkaas-opt {replay} -p '{spec}'") from error
 
 
 def _is_ours(one: ModulePass) -> bool:
@@ -170,5 +168,3 @@ class LowerToPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         run_pipeline(ctx, op, self.target, self.stage)
-
-

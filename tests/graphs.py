@@ -119,7 +119,14 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
         yield f"matvec-{n}x{k}", lambda n=n, k=k: _matvec(n, k)
     for m, n, k in ((1, 5, 3), (3, 8, 8), (65, 17, 66)):
         yield f"batched-{m}x{n}x{k}", lambda m=m, n=n, k=k: _batched(m, n, k)
-    for heads, kv, d, positions in ((1, 1, 1, 1), (4, 2, 8, 16), (8, 4, 16, 32), (6, 6, 48, 300), (3, 1, 5, 9), (2, 1, 136, 10)):
+    for heads, kv, d, positions in (
+        (1, 1, 1, 1),
+        (4, 2, 8, 16),
+        (8, 4, 16, 32),
+        (6, 6, 48, 300),
+        (3, 1, 5, 9),
+        (2, 1, 136, 10),
+    ):
         label = f"{heads}x{kv}x{d}x{positions}"
         yield f"attention-{label}", lambda a=heads, b=kv, c=d, e=positions: _attention(a, b, c, e)
     yield "rope-epilogue", _rope
@@ -197,7 +204,8 @@ def _attention(heads: int, kv: int, d: int, positions: int) -> Case:
     m = Maker(12)
     keys, values = m.real(positions, kv, d), m.real(positions, kv, d)
     outputs = [
-        m.real(heads, d).attention(keys, values, m.index(length)) for length in sorted({0, 1, positions // 2, positions})
+        m.real(heads, d).attention(keys, values, m.index(length))
+        for length in sorted({0, 1, positions // 2, positions})
     ]
     outputs.append(m.real(3, heads, d).attention(keys, values, m.index(1, positions, positions // 2), scale=0.3))
     return m.case(*outputs)
@@ -229,7 +237,13 @@ def _cast(dtype: Any) -> Case:
     m = Maker(16)
     x, w = m.real(4, 64), m.real(24, 64, dtype=dtype)
     narrow = m.real(4, 64, dtype=dtype)
-    outputs = (x.cast(dtype), x.cast(dtype).cast("float32") * 2, x @ w.permute(1, 0), narrow.silu(), narrow @ w.permute(1, 0))
+    outputs = (
+        x.cast(dtype),
+        x.cast(dtype).cast("float32") * 2,
+        x @ w.permute(1, 0),
+        narrow.silu(),
+        narrow @ w.permute(1, 0),
+    )
     return m.case(*outputs, tolerance=1e-2)
 
 

@@ -170,5 +170,3 @@ def _place_text(ref: BufferRef, artifact: Artifact, plan: Program) -> str:
             return f"output {ref.index}"
         case Space.STATUS:
             return "status"
-
-

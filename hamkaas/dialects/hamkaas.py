@@ -464,7 +464,9 @@ class DequantizeOp(TensorOp):
         *outer, n = values.get_shape()
         *outer_scales, groups = scales.get_shape()
         if outer != outer_scales or n % groups:
-            raise VerifyException(f"expected scales to split the last axis into equal groups, got {values} and {scales}")
+            raise VerifyException(
+                f"expected scales to split the last axis into equal groups, got {values} and {scales}"
+            )
         return TensorType(f32, values.get_shape())
 
     def inferred(self) -> AnyTensor:
@@ -653,23 +655,21 @@ class ReplaceSliceOp(TensorOp, HasFolderInterface):
     replacement = operand_def(TensorType)
     begin = operand_def(TensorType)
     end = operand_def(TensorType)
-    assembly_format = (
-        "$base `,` $replacement `from` $begin `to` $end attr-dict `:` functional-type(operands, results)"
-    )
+    assembly_format = "$base `,` $replacement `from` $begin `to` $end attr-dict `:` functional-type(operands, results)"
 
     def __init__(self, base: SSAValue, replacement: SSAValue, begin: SSAValue, end: SSAValue):
         super().__init__(operands=[base, replacement, begin, end], result_types=[base.type])
 
     @staticmethod
-    def infer(
-        base: AnyTensor, replacement: AnyTensor, begin: AnyTensor | int, end: AnyTensor | int
-    ) -> AnyTensor:
+    def infer(base: AnyTensor, replacement: AnyTensor, begin: AnyTensor | int, end: AnyTensor | int) -> AnyTensor:
         """The type of `base`. The bounds are numbers where they are known, else their types."""
         size, *inner = base.get_shape()
         rows, *inner_replacement = replacement.get_shape()
         _expect_data("a base", base)
         if base.element_type != replacement.element_type or inner != inner_replacement:
-            raise VerifyException(f"expected a replacement that differs in its first axis only, got {replacement} for {base}")
+            raise VerifyException(
+                f"expected a replacement that differs in its first axis only, got {replacement} for {base}"
+            )
         if rows > size:
             raise VerifyException(f"expected a replacement of at most {size} rows, got {replacement}")
         for what, bound in (("begin", begin), ("end", end)):
@@ -958,13 +958,10 @@ class AttentionOp(TensorOp):
     length = operand_def(TensorType)
     scale = prop_def(FloatAttr[Float64Type])
     assembly_format = (
-        "$query `,` $keys `,` $values `length` $length `scale` $scale attr-dict "
-        "`:` functional-type(operands, results)"
+        "$query `,` $keys `,` $values `length` $length `scale` $scale attr-dict `:` functional-type(operands, results)"
     )
 
-    def __init__(
-        self, query: SSAValue, keys: SSAValue, values: SSAValue, length: SSAValue, scale: float | None = None
-    ):
+    def __init__(self, query: SSAValue, keys: SSAValue, values: SSAValue, length: SSAValue, scale: float | None = None):
         if scale is None:
             scale = 1 / sqrt(tensor_type(query).get_shape()[-1])
         super().__init__(
@@ -1077,7 +1074,9 @@ class GroupOp(IRDLOperation):
     def verify_(self) -> None:
         inputs = tuple(arg.type for arg in self.body.block.args)
         if inputs != self.function_type.inputs.data:
-            raise VerifyException(f"expected block arguments {_listed(self.function_type.inputs)}, got {_listed(inputs)}")
+            raise VerifyException(
+                f"expected block arguments {_listed(self.function_type.inputs)}, got {_listed(inputs)}"
+            )
         terminator = self.body.block.last_op
         if not isinstance(terminator, YieldOp):
             raise VerifyException("expected the body to end in hamkaas.yield")
@@ -1117,9 +1116,7 @@ class ExecuteOp(IRDLOperation):
     assembly_format = "$callee `(` $inputs `)` attr-dict `:` functional-type($inputs, $outputs)"
 
     def __init__(self, callee: str, inputs: Sequence[SSAValue], output_types: Sequence[Attribute]):
-        super().__init__(
-            operands=[inputs], result_types=[output_types], properties={"callee": SymbolRefAttr(callee)}
-        )
+        super().__init__(operands=[inputs], result_types=[output_types], properties={"callee": SymbolRefAttr(callee)})
 
 
 class MaterializeConstant(ConstantMaterializationInterface):

@@ -488,9 +488,7 @@ class ShuffleXorOp(IRDLOperation):
     assembly_format = "$value `,` $mask attr-dict `:` type($value)"
 
     def __init__(self, value: SSAValue, mask: int):
-        super().__init__(
-            operands=[value], properties={"mask": IntegerAttr(mask, i64)}, result_types=[value.type]
-        )
+        super().__init__(operands=[value], properties={"mask": IntegerAttr(mask, i64)}, result_types=[value.type])
 
     def verify_(self) -> None:
         if not 1 <= self.mask.value.data < 32:
@@ -590,7 +588,9 @@ class ConvertOp(IRDLOperation):
     assembly_format = "$input attr-dict `:` type($input) `->` type($result)"
 
     def __init__(self, input: SSAValue, element_type: Attribute):
-        result = VectorType(element_type, input.type.get_shape()) if isinstance(input.type, VectorType) else element_type
+        result = (
+            VectorType(element_type, input.type.get_shape()) if isinstance(input.type, VectorType) else element_type
+        )
         super().__init__(operands=[input], result_types=[result])
 
     def verify_(self) -> None:

@@ -88,7 +88,7 @@ def _build_function(name: str, outputs: Tensor | Sequence[Tensor], symbols: _Sym
     for result in results:
         if not isinstance(result, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise GraphError(f"graph '{name}': expected tensors as outputs, got {type(result).__name__}")
-    order = list(_topological(results))
+    order = list(topological(results))
     inputs = [tensor for tensor in order if isinstance(tensor, InputTensor)]
     _check_input_names(inputs)
     block = Block(arg_types=[tensor.type for tensor in inputs])
@@ -118,7 +118,7 @@ def _build_function(name: str, outputs: Tensor | Sequence[Tensor], symbols: _Sym
     return func.FuncOp(name, types, Region(block), arg_attrs=names)
 
 
-def _topological(results: Iterable[Tensor]) -> Iterator[Tensor]:
+def topological(results: Iterable[Tensor]) -> Iterator[Tensor]:
     """All tensors that the results need, operands first; without recursion, since graphs may be deep."""
     done: set[Tensor] = set()
     todo: list[tuple[Tensor, bool]] = [(result, False) for result in reversed(list(results))]
@@ -139,7 +139,9 @@ def _check_input_names(inputs: Sequence[InputTensor]) -> None:
     for tensor in inputs:
         if first.setdefault(tensor.name, tensor) is not tensor:
             other = first[tensor.name]
-            raise GraphError(f"{tensor.location}: two inputs are named '{tensor.name}'; the other is of {other.location}")
+            raise GraphError(
+                f"{tensor.location}: two inputs are named '{tensor.name}'; the other is of {other.location}"
+            )
 
 
 def _build_op(tensor: Tensor, operands: Sequence[SSAValue]) -> Operation:

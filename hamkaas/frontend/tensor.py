@@ -6,7 +6,9 @@ refuses becomes a `GraphError` that names the operation, the operands and that l
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -45,17 +47,33 @@ class Location:
 
     file: str
     line: int
+    column: int | None = None
 
     @staticmethod
     def of_user() -> "Location":
-        """The line outside of HamKaas that is being executed."""
+        """The line outside of HamKaas that is being executed; inside of `locate`, the place that it was given."""
+        if (given := _location.get()) is not None:
+            return given
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
         while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
             frame = frame.f_back
         return Location(frame.f_code.co_filename, frame.f_lineno)
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" + ("" if self.column is None else f":{self.column}")
+
+
+_location: ContextVar[Location | None] = ContextVar("location", default=None)
+
+
+@contextmanager
+def locate(location: Location) -> Iterator[None]:
+    """Tensors that are built inside come from this place instead of a line of Python."""
+    token = _location.set(location)
+    try:
+        yield
+    finally:
+        _location.reset(token)
 
 
 def dtype_name(dtype: DType) -> str:
@@ -113,10 +131,10 @@ class Tensor:
     # operators
 
     def __add__(self, other: "Tensor | np.ndarray[Any, Any] | Number") -> "Tensor":
-        return _build(hamkaas.AddOp, (self, self._as_tensor(other)))
+        return apply_op(hamkaas.AddOp, (self, self._as_tensor(other)))
 
     def __mul__(self, other: "Tensor | np.ndarray[Any, Any] | Number") -> "Tensor":
-        return _build(hamkaas.MulOp, (self, self._as_tensor(other)))
+        return apply_op(hamkaas.MulOp, (self, self._as_tensor(other)))
 
     def __radd__(self, other: Number) -> "Tensor":
         return self + self._left(other)
@@ -125,14 +143,14 @@ class Tensor:
         return self * self._left(other)
 
     def __matmul__(self, other: "Tensor | np.ndarray[Any, Any]") -> "Tensor":
-        return _build(hamkaas.MatmulOp, (self, self._as_tensor(other)))
+        return apply_op(hamkaas.MatmulOp, (self, self._as_tensor(other)))
 
     def __getitem__(self, rows: slice) -> "Tensor":
         """Rows of the first axis, as in Python: `x[2:5]`, `x[:-1]`. The step is 1."""
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             _refuse(hamkaas.SliceOp, (self,), f"expected a slice with step 1, got {rows!r}")
         begin, end, _ = rows.indices(self.shape[0])
-        return _build(hamkaas.SliceOp, (self,), begin, end)
+        return apply_op(hamkaas.SliceOp, (self,), begin, end)
 
     def __iter__(self) -> NoReturn:
         raise TypeError("a tensor of a graph has no elements to iterate over")
@@ -160,11 +178,11 @@ class Tensor:
 
     def relu(self) -> "Tensor":
         """max(0, x), element by element."""
-        return _build(hamkaas.ReluOp, (self,))
+        return apply_op(hamkaas.ReluOp, (self,))
 
     def silu(self) -> "Tensor":
         """x / (1 + exp(-x)), element by element."""
-        return _build(hamkaas.SiluOp, (self,))
+        return apply_op(hamkaas.SiluOp, (self,))
 
     def reshape(self, *shape: int | Sequence[int]) -> "Tensor":
         """The same elements, row-major, under another shape; one size may be -1."""
@@ -173,44 +191,44 @@ class Tensor:
             known = prod(size for size in sizes if size != -1)
             if known and prod(self.shape) % known == 0:
                 sizes = [prod(self.shape) // known if size == -1 else size for size in sizes]
-        return _build(hamkaas.ReshapeOp, (self,), tuple(sizes))
+        return apply_op(hamkaas.ReshapeOp, (self,), tuple(sizes))
 
     def permute(self, *axes: int | Sequence[int]) -> "Tensor":
         """Axis i of the result is axis axes[i] of this tensor."""
-        return _build(hamkaas.PermuteOp, (self,), tuple(_sizes(axes)))
+        return apply_op(hamkaas.PermuteOp, (self,), tuple(_sizes(axes)))
 
     def replace(self, replacement: "Tensor", start: "Tensor | int", end: "Tensor | int") -> "Tensor":
         """This tensor with rows start to end - 1 of the first axis replaced; the bounds may be int64 tensors of [1]."""
-        return _build(hamkaas.ReplaceSliceOp, (self, self._as_tensor(replacement), _index(start), _index(end)))
+        return apply_op(hamkaas.ReplaceSliceOp, (self, self._as_tensor(replacement), as_index(start), as_index(end)))
 
     def rms_norm(self, weight: "Tensor | np.ndarray[Any, Any]", eps: float = 1e-5) -> "Tensor":
         """x * weight / sqrt(mean(x^2) + eps) over the last axis; weight: [size of the last axis]."""
-        return _build(hamkaas.RmsNormOp, (self, self._as_tensor(weight)), float(eps))
+        return apply_op(hamkaas.RmsNormOp, (self, self._as_tensor(weight)), float(eps))
 
     def complex_hadamard_product(self, other: "Tensor | np.ndarray[Any, Any]") -> "Tensor":
         """Product of complex numbers; the last axis of both is 2, (re, im). The right side broadcasts as in `*`."""
-        return _build(hamkaas.ComplexMulOp, (self, self._as_tensor(other)))
+        return apply_op(hamkaas.ComplexMulOp, (self, self._as_tensor(other)))
 
     def sliced_softmax(self, prefix: "Tensor | int") -> "Tensor":
         """Softmax of the first `prefix` elements of the last axis, the others unchanged.
 
         `prefix` is a number, an int64 tensor [1], or one of the size of the second last axis.
         """
-        return _build(hamkaas.SlicedSoftmaxOp, (self, _index(prefix)))
+        return apply_op(hamkaas.SlicedSoftmaxOp, (self, as_index(prefix)))
 
     def gather(self, index: "Tensor | Sequence[int]") -> "Tensor":
         """Rows of this table by index: [rows, ...] by int64 [n] gives [n, ...]."""
         if not isinstance(index, Tensor):
             index = ConstantTensor(np.asarray(index, np.int64))
-        return _build(hamkaas.GatherOp, (self, index))
+        return apply_op(hamkaas.GatherOp, (self, index))
 
     def argmax(self) -> "Tensor":
         """Index of the largest element of the last axis: [n] gives int64 [1], [m, n] gives [m]."""
-        return _build(hamkaas.ArgmaxOp, (self,))
+        return apply_op(hamkaas.ArgmaxOp, (self,))
 
     def cast(self, dtype: DType) -> "Tensor":
         """The same numbers as float32, float16 or bfloat16."""
-        return _build(hamkaas.CastOp, (self,), IR_TYPES[dtype_name(dtype)])
+        return apply_op(hamkaas.CastOp, (self,), IR_TYPES[dtype_name(dtype)])
 
     def attention(
         self, keys: "Tensor", values: "Tensor", length: "Tensor | int", scale: float | None = None
@@ -220,7 +238,7 @@ class Tensor:
         keys, values: [positions, kv_heads, d], where kv_heads divides heads; length: a number, or int64 [1] or [t].
         The scale is 1 / sqrt(d) unless given. The result has the shape of the queries.
         """
-        return _build(hamkaas.AttentionOp, (self, keys, values, _index(length)), scale)
+        return apply_op(hamkaas.AttentionOp, (self, keys, values, as_index(length)), scale)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -261,12 +279,12 @@ class BufferTensor(Tensor):
 
 def dequantize(values: Tensor, scales: Tensor) -> Tensor:
     """values[..., i] * scales[..., i // group] as float32; values: int8 [..., n], scales: float32 [..., n / group]."""
-    return _build(hamkaas.DequantizeOp, (values, scales))
+    return apply_op(hamkaas.DequantizeOp, (values, scales))
 
 
 def sample(logits: Tensor, temperature: Tensor, top_p: Tensor, coin: Tensor) -> Tensor:
     """A token drawn from logits [n] with nucleus sampling; the parameters are float32 [1]; gives int64 [1]."""
-    return _build(hamkaas.SampleOp, (logits, temperature, top_p, coin))
+    return apply_op(hamkaas.SampleOp, (logits, temperature, top_p, coin))
 
 
 def _init(tensor: Tensor, type: AnyTensor, **fields: Any) -> None:
@@ -286,7 +304,7 @@ def _constant(value: int | float, element: Attribute, shape: Sequence[int]) -> T
     return Tensor(hamkaas.ConstantOp, (), (value,), TensorType(element, shape), Location.of_user())
 
 
-def _index(value: Tensor | int) -> Tensor:
+def as_index(value: Tensor | int) -> Tensor:
     """A number as an index tensor."""
     return value if isinstance(value, Tensor) else _constant(int(value), i64, [1])
 
@@ -298,7 +316,7 @@ def constant_index(tensor: Tensor) -> int | None:
     return None
 
 
-def _build(op: type[Any], operands: tuple[Tensor, ...], *attributes: Any) -> Tensor:
+def apply_op(op: type[Any], operands: tuple[Tensor, ...], *attributes: Any) -> Tensor:
     """A node, typed by the operation's own rule."""
     infer: Callable[..., AnyTensor] = op.infer
     known = [constant_index(operand) for operand in operands]

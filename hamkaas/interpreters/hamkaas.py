@@ -210,4 +210,3 @@ MEANING: dict[type[Operation], Callable[..., Array]] = {
     hamkaas.AttentionOp: _attention,
 }
 """What each operation computes from the arrays of its operands, before it is rounded to the result's type."""
-

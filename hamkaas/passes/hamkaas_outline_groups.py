@@ -208,7 +208,9 @@ def _outline(group: Group, partition: Partition, name: str, module: ModuleOp) ->
     inputs, ops = _collect(group, partition)
     root = group.root.results[0]
     outlined = hamkaas.GroupOp(name, FunctionType.from_lists([value.type for value in inputs], [root.type]))
-    outlined.attributes["label"] = StringAttr(" ".join(op.name.partition(".")[2] for op in ops if not isinstance(op, FREE)))
+    outlined.attributes["label"] = StringAttr(
+        " ".join(op.name.partition(".")[2] for op in ops if not isinstance(op, FREE))
+    )
     block = outlined.body.block
     mapping: dict[SSAValue, SSAValue] = {}
     for value, arg in zip(inputs, block.args, strict=True):

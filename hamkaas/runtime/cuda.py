@@ -167,7 +167,9 @@ class CudaRuntime:
                 view[offset : offset + spec.nbytes].view(spec.numpy_dtype).reshape(spec.shape)
                 for offset, spec in zip(offsets, tensors, strict=True)
             ]
-            self._staging.append(_Staging(self._device_memory(stack, size), pinned, offsets, arrays, len(program.inputs)))
+            self._staging.append(
+                _Staging(self._device_memory(stack, size), pinned, offsets, arrays, len(program.inputs))
+            )
 
     def _upload(self, weights: Sequence[np.ndarray[Any, Any]]) -> None:
         """Copies weights through two pinned pieces in turn, so that reading a file and uploading overlap."""

@@ -37,7 +37,9 @@ def device_pointer(array: Any, stream: int) -> int:
     expected = size
     for length, stride in reversed(list(zip(shape, strides or (), strict=False))):
         if length != 1 and stride != expected:
-            raise InputError(f"expected a contiguous CUDA array, got shape {tuple(shape)} with strides {tuple(strides)}")
+            raise InputError(
+                f"expected a contiguous CUDA array, got shape {tuple(shape)} with strides {tuple(strides)}"
+            )
         expected *= length
     return int(pointer)
 

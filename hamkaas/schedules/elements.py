@@ -260,4 +260,3 @@ def reaches(value: SSAValue, target: SSAValue) -> bool:
             seen.add(current)
             todo.extend(result for use in current.uses for result in use.operation.results)
     return False
-

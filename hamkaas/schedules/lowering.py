@@ -153,9 +153,7 @@ class Lowering:
             return None
         b = self.builder
         begin, end = self._bound(op.begin), self._bound(op.end)
-        inside = b.both(
-            b.compare("sge", begin, b.integer(0)), b.compare("sle", end, b.integer(shape_of(op.base)[0]))
-        )
+        inside = b.both(b.compare("sge", begin, b.integer(0)), b.compare("sle", end, b.integer(shape_of(op.base)[0])))
         return b.both(inside, b.compare("eq", b.sub(end, begin), b.integer(shape_of(op.replacement)[0])))
 
     def _facts(self) -> tuple[list[kernel.BoundAttr], list[kernel.SpanAttr]]:

@@ -192,9 +192,7 @@ def _cpu_axpy(lowering: Lowering, product: Product) -> kernel.FuncOp:
 
         zero = b.real(0.0, lanes)
         sums = b.loop(b.number(0), b.number(product.n), 1, [zero] * (rows * vectors), add_row, "n")
-        places = [
-            product.result_at(batch, i0 + i, j0 + v * lanes + lane) for i in range(rows) for v in range(vectors)
-        ]
+        places = [product.result_at(batch, i0 + i, j0 + v * lanes + lane) for i in range(rows) for v in range(vectors)]
         lowering.tile(product.op.result, dict(zip(places, sums, strict=True)))
         for place in places:
             lowering.store_outputs(product.op.result, place)
@@ -336,9 +334,7 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> kern
         row = b.var(n, depth, "n") * stride
         x = b.load(left, b.index(row + mine_i), micro, align=16)
         y = b.load(right, b.index(row + mine_j), micro, align=16)
-        return [
-            b.fma(b.lane(x, i), b.lane(y, j), sums[i * micro + j]) for i in range(micro) for j in range(micro)
-        ]
+        return [b.fma(b.lane(x, i), b.lane(y, j), sums[i * micro + j]) for i in range(micro) for j in range(micro)]
 
     def step(number: SSAValue, sums: list[SSAValue]) -> list[SSAValue]:
         n0 = b.var(number, -(-product.n // depth), "stage") * depth

@@ -89,9 +89,7 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> kernel.FuncOp:
     one = b.insert(arith.ExtUIOp(b.insert(arith.BitcastOp(b.real(1.0), i32)).results[0], i64)).results[0]
     chosen, rank = b.select(greedy, one, chosen), b.select(greedy, b.integer(0), rank)
 
-    token = _largest(
-        b, (n - 1).bit_length(), lambda end: b.compare("sle", equal_before(chosen, end), rank)
-    )
+    token = _largest(b, (n - 1).bit_length(), lambda end: b.compare("sle", equal_before(chosen, end), rank))
     token = _smaller(b, token, b.integer(n - 1))
     (output,) = lowering.outputs
 

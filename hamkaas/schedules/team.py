@@ -74,7 +74,9 @@ class Team:
 
         def step(k: Index, state: list[SSAValue], copy: int) -> list[SSAValue]:
             first = copy * len(kinds) if len(state) > len(kinds) else 0
-            joined = [b.combine(kind, old, new) for kind, old, new in zip(kinds, state[first:], element(k), strict=False)]
+            joined = [
+                b.combine(kind, old, new) for kind, old, new in zip(kinds, state[first:], element(k), strict=False)
+            ]
             return [*state[:first], *joined, *state[first + len(kinds) :]]
 
         def join(state: list[SSAValue]) -> list[SSAValue]:
@@ -174,9 +176,7 @@ class Team:
         state = join(state)
         first = Index.of(vectors * width)
         if scalars:
-            state = self._counted(
-                b.number(0), b.number(scalars), 1, scalars, state, lambda k, s: step(first + k, s, 0)
-            )
+            state = self._counted(b.number(0), b.number(scalars), 1, scalars, state, lambda k, s: step(first + k, s, 0))
         return state
 
     def _counted(

@@ -93,7 +93,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="hamkaas-opt", description="Runs passes on HamKaas IR.")
     parser.add_argument("file", nargs="?", default="-", help="a file of IR; '-' is stdin (default)")
-    parser.add_argument("-p", "--passes", default="", metavar="PIPELINE", help="passes to run, with commas between them")
+    parser.add_argument(
+        "-p", "--passes", default="", metavar="PIPELINE", help="passes to run, with commas between them"
+    )
     parser.add_argument("-t", "--target", choices=sorted(TARGETS), default="mlir", help="what to print (default: mlir)")
     parser.add_argument("-o", "--output", type=Path, help="a file for the result (default: stdout)")
     parser.add_argument("--arch", default=DEFAULT_ARCH, help=f"for -t ptx (default: {DEFAULT_ARCH})")

@@ -62,7 +62,11 @@ class RunLine(pytest.Item):
         if program != "hamkaas-opt":
             raise FileCheckFailure(f"expected hamkaas-opt or filecheck, got {program}")
         output, errors = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(output if joins else errors):
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            redirect_stdout(output),
+            redirect_stderr(output if joins else errors),
+        ):
             patch.setattr(sys, "stdin", io.StringIO(stdin))
             code = main(arguments)
         if (code != 0) != fails:

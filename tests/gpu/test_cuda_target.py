@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
 
-
 @pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in cases()])
 def test_operation(make: Callable[[], Case]) -> None:
     make().check("cuda")
