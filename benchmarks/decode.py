@@ -11,10 +11,11 @@ import argparse
 import json
 import time
 
-import hamkaas as hk
 import numpy as np
+from shapes import SHAPES, random_weights
+
+import hamkaas as hk
 from hamkaas.models.llama2 import build_step, model_step
-from shapes import SHAPES, random_weights, weight_shapes
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
     with model:
         step = model_step(model)
         seconds = min(_loop(model, step, options.steps) for _ in range(options.repeats + 1))
-        sizes = [4 * int(np.prod(shape)) for name, shape in weight_shapes(config)]
+        sizes = [4 * int(np.prod(shape)) for name, shape in config.weight_shapes()]
         read = sum(sizes) - (0 if config.shared_classifier else sizes[0])
         result = {
             "shape": options.shape,

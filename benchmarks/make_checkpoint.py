@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-from shapes import SHAPES, weight_shapes
+from shapes import SHAPES
 
 ORDER = ("attention_norm", "wq", "wk", "wv", "wo", "ffn_norm", "w1", "w2", "w3")
 """Kinds of layer weights in the order of the file, which has each kind for all layers before the next."""
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("path", type=Path)
     options = parser.parse_args()
     config = SHAPES[options.shape]
-    shapes = dict(weight_shapes(config))
+    shapes = dict(config.weight_shapes())
     names = ["tok_embeddings"]
     names += [f"layers.{layer}.{kind}" for kind in ORDER for layer in range(config.num_layers)]
     names.append("norm")

@@ -1,6 +1,5 @@
 """Shapes of llama models, and random weights for them."""
 
-from collections.abc import Iterator
 from math import prod
 
 import numpy as np
@@ -19,29 +18,9 @@ SHAPES = {
 """By name: the models of tinyllamas, Llama-3.2-1B and Llama-2-7B."""
 
 
-def weight_shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(name, shape) of all weights."""
-    dim, hidden, kv = config.dim, config.hidden_dim, config.kv_dim
-    yield "tok_embeddings", (config.vocab_size, dim)
-    for number in range(config.num_layers):
-        layer = f"layers.{number}"
-        yield f"{layer}.attention_norm", (dim,)
-        yield f"{layer}.wq", (dim, dim)
-        yield f"{layer}.wk", (kv, dim)
-        yield f"{layer}.wv", (kv, dim)
-        yield f"{layer}.wo", (dim, dim)
-        yield f"{layer}.ffn_norm", (dim,)
-        yield f"{layer}.w1", (hidden, dim)
-        yield f"{layer}.w2", (dim, hidden)
-        yield f"{layer}.w3", (hidden, dim)
-    yield "norm", (dim,)
-    if not config.shared_classifier:
-        yield "output", (config.vocab_size, dim)
-
-
 def random_weights(config: Config) -> dict[str, NDArray[np.float32]]:
     """Random weights whose activations stay finite; the arrays share one piece of host memory, to spare it."""
-    shapes = dict(weight_shapes(config))
+    shapes = dict(config.weight_shapes())
     largest = max(prod(shape) for shape in shapes.values())
     block = np.random.default_rng(0).standard_normal(min(largest, 1 << 24), np.float32) * np.float32(0.02)
     pool = np.resize(block, largest)

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """A tour: build a graph, compile it, run it, and look at what the compiler made of it."""
 
-import hamkaas as hk
 import numpy as np
+
+import hamkaas as hk
 
 # A graph is built from inputs and constants with operators and methods; nothing is computed yet
 x = hk.InputTensor("x", "float32", [4, 8])
@@ -22,6 +23,6 @@ with hk.compile(y, target="cpu") as model:
 
 # A mistake is reported where it was made
 try:
-    x @ hk.ConstantTensor(np.zeros((7, 3), np.float32))
+    _ = x @ hk.ConstantTensor(np.zeros((7, 3), np.float32))
 except hk.GraphError as error:
     print(error)

@@ -5,8 +5,9 @@ The weights are made here: each hidden unit compares the picture with a random p
 whose template, seen through the same units, is most alike. No training, no data to fetch.
 """
 
-import hamkaas as hk
 import numpy as np
+
+import hamkaas as hk
 
 PIXELS, HIDDEN, CLASSES = 28 * 28, 128, 10
 
@@ -37,7 +38,7 @@ def main() -> None:
     scores = build(64, digits, rng)
     with hk.compile((scores, scores.argmax())) as model:
         values, guesses = model(images=images)
-    print("scores of the first picture:", np.round(values[0], 2))
+    print("scores of the first picture:", values[0].round(2))
     print(f"right: {np.mean(guesses == labels):.0%} of {len(labels)} on {model.target}")
 
 

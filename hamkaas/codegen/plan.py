@@ -1,9 +1,8 @@
 """Program IR to the launch plan of an artifact, and to text for people."""
 
 from collections.abc import Mapping
-from math import prod
 
-from xdsl.dialects.builtin import MemRefType, ModuleOp, TensorType
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from hamkaas.artifact import (
@@ -26,7 +25,7 @@ DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i8": "int8", 
 
 def spec_of(name: str, type: Attribute) -> TensorSpec:
     """The specification of a tensor or buffer of this type."""
-    assert isinstance(type, TensorType | MemRefType)
+    assert hamkaas.is_tensor(type) or kernel.is_memref(type)
     return TensorSpec(name, DTYPES[str(type.element_type)], tuple(type.get_shape()))
 
 

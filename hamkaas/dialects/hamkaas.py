@@ -11,19 +11,19 @@ i64 tensors are indices, which only indexing operations accept; i8 tensors are q
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from math import prod, sqrt
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 from xdsl.dialect_interfaces.constant_materialization import ConstantMaterializationInterface
 from xdsl.dialects.builtin import (
+    I64,
     BFloat16Type,
     DenseArrayBase,
+    FlatSymbolRefAttrConstr,
     Float16Type,
     Float32Type,
-    FlatSymbolRefAttrConstr,
-    FloatAttr,
     Float64Type,
+    FloatAttr,
     FunctionType,
-    I64,
     IntegerAttr,
     IntegerType,
     StringAttr,
@@ -53,6 +53,7 @@ from xdsl.pattern_rewriter import RewritePattern
 from xdsl.printer import Printer
 from xdsl.traits import ConstantLike, IsolatedFromAbove, IsTerminator, Pure, SymbolOpInterface
 from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.hints import isa
 
 AnyTensor = TensorType[Attribute]
 
@@ -63,9 +64,14 @@ FLOAT_TYPES = (Float32Type, Float16Type, BFloat16Type)
 STORAGE_TYPES = (*FLOAT_TYPES, IntegerType)
 
 
+def is_tensor(type: Attribute) -> TypeGuard[AnyTensor]:
+    """Whether it is a tensor. For type checkers: `isinstance` leaves the elements unknown, and `isa` takes 35 us."""
+    return isinstance(type, TensorType)
+
+
 def tensor_type(value: SSAValue) -> AnyTensor:
     """The type of `value`, narrowed: operands of this dialect are constrained to tensors, so this cannot fail."""
-    assert isinstance(value.type, TensorType)
+    assert is_tensor(value.type)
     return value.type
 
 
@@ -74,7 +80,7 @@ def check_tensor_type(type: Attribute) -> AnyTensor:
 
     Raises `VerifyException` otherwise.
     """
-    if not isinstance(type, TensorType):
+    if not is_tensor(type):
         raise VerifyException(f"expected a tensor type, got {type}")
     shape = type.get_shape()
     if not 1 <= len(shape) <= MAX_RANK:
@@ -312,7 +318,7 @@ def _check_broadcast(lhs: AnyTensor, rhs: AnyTensor) -> None:
         raise VerifyException(f"expected lhs and rhs to have one element type, got {lhs} and {rhs}")
     if len(left) != len(right):
         raise VerifyException(f"expected lhs and rhs of the same rank, got {lhs} and {rhs}")
-    if any(r not in (l, 1) for l, r in zip(left, right, strict=True)):
+    if any(b not in (a, 1) for a, b in zip(left, right, strict=True)):
         raise VerifyException(f"expected each axis of rhs to equal that of lhs or to be 1, got {lhs} and {rhs}")
 
 
@@ -1061,8 +1067,7 @@ class GroupOp(IRDLOperation):
     @classmethod
     def parse(cls, parser: Parser) -> "GroupOp":
         name, inputs, outputs, region, attributes, *_ = parse_func_op_like(parser, reserved_attr_names=cls._RESERVED)
-        symbol = name if isinstance(name, str) else name.data
-        group = cls(symbol, FunctionType.from_lists(inputs, outputs), region)
+        group = cls(name, FunctionType.from_lists(inputs, outputs), region)
         group.attributes |= attributes.data if attributes else {}
         return group
 
@@ -1123,7 +1128,7 @@ class MaterializeConstant(ConstantMaterializationInterface):
     """Turns the attribute that a folder gave back into a `hamkaas.constant`."""
 
     def materialize_constant(self, value: Attribute, type: Attribute) -> Operation | None:
-        if isinstance(value, FloatAttr | IntegerAttr) and isinstance(type, TensorType):
+        if isa(value, FloatAttr | IntegerAttr) and is_tensor(type):
             return ConstantOp(value, type)
         return None
 

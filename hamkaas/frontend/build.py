@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from xdsl.dialects import func
 from xdsl.dialects.builtin import (
+    AnyFloat,
     ArrayAttr,
     DictionaryAttr,
     FloatAttr,
@@ -149,7 +150,7 @@ def _build_op(tensor: Tensor, operands: Sequence[SSAValue]) -> Operation:
     if tensor.op is hamkaas.ConstantOp:
         (value,) = tensor.attributes
         element = tensor.type.element_type
-        number = IntegerAttr(int(value), i64) if element == i64 else FloatAttr(float(value), element)  # type: ignore[arg-type]
+        number = IntegerAttr(int(value), i64) if element == i64 else FloatAttr(float(value), cast("AnyFloat", element))
         return hamkaas.ConstantOp(number, tensor.type)
     return tensor.op(*operands, *tensor.attributes)
 
@@ -165,8 +166,8 @@ def _next_values(order: Sequence[Tensor]) -> dict[BufferTensor, Tensor]:
         elif tensor.op is hamkaas.ReplaceSliceOp and (state := state_of.get(tensor.operands[0])) is not None:
             if last[state] is not tensor.operands[0]:
                 raise GraphError(
-                    f"{tensor.location}: the state of {state.location} is given another value at {last[state].location}; "
-                    "replace that one instead"
+                    f"{tensor.location}: the state of {state.location} is given another value at "
+                    f"{last[state].location}; replace that one instead"
                 )
             state_of[tensor] = state
             last[state] = tensor

@@ -6,16 +6,16 @@ refuses becomes a `GraphError` that names the operation, the operands and that l
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeGuard, cast
 
 import numpy as np
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, IntegerType, TensorType, bf16, f16, f32, i64
+from xdsl.dialects.builtin import IntegerType, TensorType, bf16, f16, f32, i64
 from xdsl.ir import Attribute
 from xdsl.utils.exceptions import VerifyException
 
@@ -37,7 +37,7 @@ IR_TYPES: dict[str, Attribute] = {
     "int64": i64,
 }
 
-_NAMES = {Float32Type: "float32", Float16Type: "float16", BFloat16Type: "bfloat16"}
+_NAMES = {type: name for name, type in IR_TYPES.items()}
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
@@ -67,7 +67,7 @@ _location: ContextVar[Location | None] = ContextVar("location", default=None)
 
 
 @contextmanager
-def locate(location: Location) -> Iterator[None]:
+def locate(location: Location) -> Generator[None]:
     """Tensors that are built inside come from this place instead of a line of Python."""
     token = _location.set(location)
     try:
@@ -119,10 +119,7 @@ class Tensor:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the elements."""
-        element = self.type.element_type
-        if isinstance(element, IntegerType):
-            return NUMPY_DTYPES[f"int{element.width.data}"]
-        return NUMPY_DTYPES[_NAMES[type(element)]]
+        return NUMPY_DTYPES[_NAMES[self.type.element_type]]
 
     def __repr__(self) -> str:
         what = self.op.name if self.op is not None else type(self).__name__
@@ -147,7 +144,7 @@ class Tensor:
 
     def __getitem__(self, rows: slice) -> "Tensor":
         """Rows of the first axis, as in Python: `x[2:5]`, `x[:-1]`. The step is 1."""
-        if not isinstance(rows, slice) or rows.step not in (None, 1):
+        if not isinstance(rows, slice) or rows.step not in (None, 1):  # pyright: ignore[reportUnnecessaryIsInstance]
             _refuse(hamkaas.SliceOp, (self,), f"expected a slice with step 1, got {rows!r}")
         begin, end, _ = rows.indices(self.shape[0])
         return apply_op(hamkaas.SliceOp, (self,), begin, end)
@@ -162,15 +159,16 @@ class Tensor:
         """A number becomes a constant that broadcasts; an array becomes a constant tensor of this one's dtype."""
         if isinstance(other, Tensor):
             return other
-        if isinstance(other, int | float | np.integer | np.floating):
+        if _is_number(other):
             return _constant(float(other), self.type.element_type, [1] * len(self.shape))
         if isinstance(other, np.ndarray):
-            is_index = other.dtype == np.int64 and self.dtype == np.int64
-            return ConstantTensor(other if is_index else np.asarray(other, self.dtype))
+            array = cast("np.ndarray[Any, Any]", other)
+            is_index = array.dtype == np.int64 and self.dtype == np.int64
+            return ConstantTensor(array if is_index else np.asarray(array, self.dtype))
         raise TypeError(f"expected a tensor, an array or a number, got {type(other).__name__}")
 
     def _left(self, other: object) -> Number:
-        if isinstance(other, int | float | np.integer | np.floating):
+        if _is_number(other):
             return other
         raise TypeError(f"expected the tensor on the left, or a number, got {type(other).__name__} on the left")
 
@@ -297,7 +295,11 @@ def _sizes(values: tuple[int | Sequence[int], ...]) -> list[int]:
     """`f(1, 2)` and `f([1, 2])` alike."""
     if len(values) == 1 and not isinstance(values[0], int | np.integer):
         return [int(value) for value in values[0]]
-    return [int(value) for value in values]  # type: ignore[arg-type]
+    return [int(cast("int", value)) for value in values]
+
+
+def _is_number(value: object) -> TypeGuard[Number]:
+    return isinstance(value, int | float | np.integer | np.floating)
 
 
 def _constant(value: int | float, element: Attribute, shape: Sequence[int]) -> Tensor:

@@ -115,13 +115,37 @@ def _silu(op: hamkaas.SiluOp, x: Array) -> Array:
     return _f32(x) / (1 + np.exp(-_f32(x)))
 
 
+def _add(op: hamkaas.AddOp, x: Array, y: Array) -> Array:
+    return _f32(x) + _f32(y)
+
+
+def _mul(op: hamkaas.MulOp, x: Array, y: Array) -> Array:
+    return _f32(x) * _f32(y)
+
+
 def _complex_mul(op: hamkaas.ComplexMulOp, x: Array, y: Array) -> Array:
     a, b, c, d = _f32(x)[..., 0], _f32(x)[..., 1], _f32(y)[..., 0], _f32(y)[..., 1]
     return np.stack([a * c - b * d, a * d + b * c], axis=-1)
 
 
+def _cast(op: hamkaas.CastOp, x: Array) -> Array:
+    return _f32(x)
+
+
 def _dequantize(op: hamkaas.DequantizeOp, values: Array, scales: Array) -> Array:
     return _f32(values) * np.repeat(scales, op.group, axis=-1)
+
+
+def _reshape(op: hamkaas.ReshapeOp, x: Array) -> Array:
+    return x.reshape(tensor_type(op.result).get_shape())
+
+
+def _permute(op: hamkaas.PermuteOp, x: Array) -> Array:
+    return x.transpose(op.permutation)
+
+
+def _slice(op: hamkaas.SliceOp, x: Array) -> Array:
+    return x[op.begin.value.data : op.end.value.data]
 
 
 def _replace_slice(op: hamkaas.ReplaceSliceOp, base: Array, replacement: Array, begin: Array, end: Array) -> Array:
@@ -169,8 +193,8 @@ def _sample(op: hamkaas.SampleOp, logits: Array, temperature: Array, top_p: Arra
     weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature[0])
     order = np.argsort(-weights, kind="stable")
     sums = np.cumsum(weights[order] / weights.sum())
-    kept = len(sums) if top_p[0] >= 1 else min(int(np.searchsorted(sums, top_p[0], side="right")) + 1, len(sums))
-    place = int(np.searchsorted(sums[:kept], coin[0] * sums[kept - 1], side="right"))
+    kept = len(sums) if top_p[0] >= 1 else min(int(np.searchsorted(sums, float(top_p[0]), side="right")) + 1, len(sums))
+    place = int(np.searchsorted(sums[:kept], float(coin[0] * sums[kept - 1]), side="right"))
     return order[min(place, kept - 1)][None]
 
 
@@ -192,14 +216,14 @@ MEANING: dict[type[Operation], Callable[..., Array]] = {
     hamkaas.ConstantOp: _constant,
     hamkaas.ReluOp: _relu,
     hamkaas.SiluOp: _silu,
-    hamkaas.AddOp: lambda op, x, y: _f32(x) + _f32(y),
-    hamkaas.MulOp: lambda op, x, y: _f32(x) * _f32(y),
+    hamkaas.AddOp: _add,
+    hamkaas.MulOp: _mul,
     hamkaas.ComplexMulOp: _complex_mul,
-    hamkaas.CastOp: lambda op, x: _f32(x),
+    hamkaas.CastOp: _cast,
     hamkaas.DequantizeOp: _dequantize,
-    hamkaas.ReshapeOp: lambda op, x: x.reshape(tensor_type(op.result).get_shape()),
-    hamkaas.PermuteOp: lambda op, x: x.transpose(op.permutation),
-    hamkaas.SliceOp: lambda op, x: x[op.begin.value.data : op.end.value.data],
+    hamkaas.ReshapeOp: _reshape,
+    hamkaas.PermuteOp: _permute,
+    hamkaas.SliceOp: _slice,
     hamkaas.ReplaceSliceOp: _replace_slice,
     hamkaas.GatherOp: _gather,
     hamkaas.MatmulOp: _matmul,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import IntegerAttr, MemRefType, ModuleOp, i64
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import Operation
 from xdsl.passes import ModulePass
 
@@ -16,7 +16,7 @@ BYTES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "i64": 8}
 
 def size_of(op: program.BufferOp) -> int:
     """Bytes of a buffer."""
-    assert isinstance(type := op.memref.type, MemRefType)
+    type = op.memref.type
     return prod(type.get_shape()) * BYTES[str(type.element_type)]
 
 

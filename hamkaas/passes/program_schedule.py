@@ -167,7 +167,7 @@ class Scheduler:
         op = value.owner
         if not isinstance(op, hamkaas.ExecuteOp):
             return None
-        arg = self.kernels[op.callee.root_reference.data].result_args[list(op.outputs).index(value)]
+        arg = self.kernels[op.callee.root_reference.data].result_args[op.results.index(value)]
         return op.inputs[arg] if arg < len(op.inputs) else None
 
     def _identity(self, value: SSAValue) -> object:

@@ -1,6 +1,6 @@
 """Arrays of other libraries: where they are, and as numpy arrays."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def host_array(value: Any) -> np.ndarray[Any, Any]:
     Raises `InputError` for anything else, Python lists and numbers included: they have no dtype to hold them to.
     """
     if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
-        return np.asarray(value)
+        return np.asarray(cast("Any", value))
     if hasattr(value, "__dlpack__"):
         return np.from_dlpack(value)
     try:

@@ -13,12 +13,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from cuda.bindings import driver
 
 from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Launch, Program, Space, TensorSpec
 from hamkaas.errors import InputError, RuntimeFault
 from hamkaas.runtime.arrays import device_of
-from hamkaas.runtime.device_array import DeviceArray, device_pointer
+from hamkaas.runtime.device_array import DeviceArray, device_pointer, driver
 from hamkaas.runtime.nvrtc import compile_cubin
 
 UPLOAD_CHUNK = 32 << 20
@@ -69,6 +68,13 @@ def default_arch() -> str:
     return f"sm_{major}{minor}"
 
 
+def _event(stack: ExitStack) -> Any:
+    """A new event; `stack` destroys it."""
+    event = check(driver.cuEventCreate(0))
+    stack.callback(lambda: check(driver.cuEventDestroy(event)))
+    return event
+
+
 def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
@@ -100,7 +106,7 @@ class CudaRuntime:
 
         Raises `RuntimeFault` if the driver refuses, for want of memory say; what was taken until then is freed.
         """
-        say = progress or (lambda what: None)
+        say: Callable[[str], None] = progress or (lambda what: None)
         self._artifact = artifact
         self._lock = threading.RLock()
         self._graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
@@ -148,7 +154,7 @@ class CudaRuntime:
         size = max(size, ALIGNMENT)
         pointer = check(driver.cuMemHostAlloc(size, 0))
         stack.callback(lambda: check(driver.cuMemFreeHost(pointer)))
-        return int(pointer), np.frombuffer((ctypes.c_uint8 * size).from_address(int(pointer)), np.uint8)
+        return int(pointer), np.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(int(pointer))), np.uint8)
 
     def _allocate(self, stack: ExitStack) -> None:
         artifact = self._artifact
@@ -175,9 +181,7 @@ class CudaRuntime:
         """Copies weights through two pinned pieces in turn, so that reading a file and uploading overlap."""
         with ExitStack() as stack:
             pieces = [self._pinned_memory(stack, UPLOAD_CHUNK) for _ in range(2)]
-            events = [check(driver.cuEventCreate(0)) for _ in range(2)]
-            for event in events:
-                stack.callback(lambda event=event: check(driver.cuEventDestroy(event)))
+            events = [_event(stack) for _ in range(2)]
             turn = 0
             for spec, offset, array in zip(self._artifact.weights, self._weight_offsets, weights, strict=True):
                 data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -295,9 +299,7 @@ class CudaRuntime:
             check(driver.cuCtxSetCurrent(self._context))
             graph = self._graph(program, (None,) * len(self._artifact.programs[program].inputs), True)
             with ExitStack() as stack:
-                events = [check(driver.cuEventCreate(0)) for _ in range(2)]
-                for event in events:
-                    stack.callback(lambda event=event: check(driver.cuEventDestroy(event)))
+                events = [_event(stack) for _ in range(2)]
                 check(driver.cuEventRecord(events[0], self._stream))
                 for _ in range(times):
                     check(driver.cuGraphLaunch(graph, self._stream))

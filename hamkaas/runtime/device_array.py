@@ -1,12 +1,14 @@
 """Arrays in the memory of a GPU: those of other libraries, and those that a model gives back."""
 
 import weakref
+from importlib import import_module
 from typing import Any
-
-from cuda.bindings import driver
 
 from hamkaas.artifact import TensorSpec
 from hamkaas.errors import InputError, RuntimeFault
+
+driver: Any = import_module("cuda.bindings.driver")
+"""The bindings, which have no types: this is the one place that says so."""
 
 _INTERFACE_VERSION = 3
 _TYPE_STRINGS = {"float32": "<f4", "float16": "<f2", "int64": "<i8", "int8": "|i1", "bfloat16": "<V2"}
@@ -27,10 +29,8 @@ def device_pointer(array: Any, stream: int) -> int:
         elif producer is not None or hasattr(array, "is_cuda"):
             _synchronize(0)
     else:
-        # Only DLPack needs this: a look at a capsule, ordered with the producer's stream
-        from cuda.core.utils import StridedMemoryView
-
-        view = StridedMemoryView.from_dlpack(array, stream_ptr=stream)
+        # A look at a capsule, ordered with the producer's stream
+        view = _strided_memory_view().from_dlpack(array, stream_ptr=stream)
         pointer, shape = view.ptr, view.shape
         size = view.dtype.itemsize
         strides = None if view.strides is None else tuple(stride * size for stride in view.strides)
@@ -38,10 +38,15 @@ def device_pointer(array: Any, stream: int) -> int:
     for length, stride in reversed(list(zip(shape, strides or (), strict=False))):
         if length != 1 and stride != expected:
             raise InputError(
-                f"expected a contiguous CUDA array, got shape {tuple(shape)} with strides {tuple(strides)}"
+                f"expected a contiguous CUDA array, got shape {tuple(shape)} with strides {tuple(strides or ())}"
             )
         expected *= length
     return int(pointer)
+
+
+def _strided_memory_view() -> Any:
+    """The class of cuda.core; only DLPack needs it."""
+    return import_module("cuda.core.utils").StridedMemoryView
 
 
 def _synchronize(stream: int) -> None:
@@ -88,9 +93,7 @@ class DeviceArray:
 
     def __dlpack__(self, **options: Any) -> Any:
         # The exporter of cuda.core writes the capsule; it keeps this array alive
-        from cuda.core.utils import StridedMemoryView
-
-        return StridedMemoryView.from_cuda_array_interface(self, stream_ptr=-1).__dlpack__(**options)
+        return _strided_memory_view().from_cuda_array_interface(self, stream_ptr=-1).__dlpack__(**options)
 
 
 def _free(pointer: int, context: Any) -> None:

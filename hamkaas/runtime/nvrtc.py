@@ -6,6 +6,7 @@ works with a driver that is older than the compiler.
 
 import re
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from hamkaas import knobs
@@ -104,8 +105,7 @@ def resources(log: str) -> list[KernelResources]:
 def _load() -> Any:
     """The bindings, if the library behind them can be found too."""
     try:
-        from cuda.bindings import nvrtc
-
+        nvrtc: Any = import_module("cuda.bindings.nvrtc")
         nvrtc.nvrtcVersion()
     except (ImportError, RuntimeError) as error:
         raise TargetError(

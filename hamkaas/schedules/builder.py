@@ -5,7 +5,6 @@ elements) for as long as that block is open, so that the same question asked twi
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
 
 from xdsl.dialects import arith, math, scf, vector
 from xdsl.dialects.builtin import (
@@ -14,7 +13,6 @@ from xdsl.dialects.builtin import (
     IndexType,
     IntegerAttr,
     IntegerType,
-    MemRefType,
     UnitAttr,
     VectorType,
     f32,
@@ -31,13 +29,13 @@ INDEX = IndexType()
 
 def element_of(memref: SSAValue) -> Attribute:
     """The element type of a buffer."""
-    assert isinstance(memref.type, MemRefType)
+    assert kernel.is_memref(memref.type)
     return memref.type.element_type
 
 
 def lanes_of(value: SSAValue) -> int:
     """Number of lanes of a vector; 1 for a scalar."""
-    return value.type.get_shape()[0] if isinstance(value.type, VectorType) else 1
+    return value.type.get_shape()[0] if kernel.is_vector(value.type) else 1
 
 
 class Builder:
@@ -83,7 +81,7 @@ class Builder:
 
     # numbers
 
-    def _constant(self, value: Attribute, hint: str | None = None) -> SSAValue:
+    def _constant(self, value: IntegerAttr | FloatAttr | DenseIntOrFPElementsAttr, hint: str | None = None) -> SSAValue:
         known = self._known[0]
         if (result := known.get(value)) is None:
             result = known[value] = self._at_entry(arith.ConstantOp(value))
@@ -145,10 +143,18 @@ class Builder:
 
     # memory
 
-    def load(self, memref: SSAValue, index: SSAValue, width: int = 1, **hints: Any) -> SSAValue:
+    def load(
+        self,
+        memref: SSAValue,
+        index: SSAValue,
+        width: int = 1,
+        align: int | None = None,
+        cache: kernel.Cache | None = None,
+    ) -> SSAValue:
         """An element, or `width` neighbouring elements, in the buffer's own type."""
         element = element_of(memref)
-        return self._one(kernel.LoadOp(memref, index, element if width == 1 else VectorType(element, [width]), **hints))
+        type = element if width == 1 else VectorType(element, [width])
+        return self._one(kernel.LoadOp(memref, index, type, align, cache))
 
     def store(self, value: SSAValue, memref: SSAValue, index: SSAValue, align: int | None = None) -> None:
         """Stores a scalar or a vector."""
@@ -196,7 +202,7 @@ class Builder:
     def fma(self, a: SSAValue, b: SSAValue, c: SSAValue) -> SSAValue:
         """a * b + c of floats, rounded once."""
         width = max(lanes_of(a), lanes_of(b), lanes_of(c))
-        return self._one(math.FmaOp(*(self.splat(x, width) for x in (a, b, c))))
+        return self._one(math.FmaOp(self.splat(a, width), self.splat(b, width), self.splat(c, width)))
 
     def maximum(self, a: SSAValue, b: SSAValue) -> SSAValue:
         """The larger of two floats; NaN if either is."""
@@ -212,8 +218,7 @@ class Builder:
 
     def convert(self, x: SSAValue, element: Attribute) -> SSAValue:
         """`x` with elements of another type; nothing where they are that already."""
-        own = x.type.element_type if isinstance(x.type, VectorType) else x.type
-        return x if own == element else self._one(kernel.ConvertOp(x, element))
+        return x if kernel.element_type(x.type) == element else self._one(kernel.ConvertOp(x, element))
 
     def combine(self, kind: Combine, a: SSAValue, b: SSAValue) -> SSAValue:
         """Two partial results of a reduction as one."""
@@ -233,7 +238,7 @@ class Builder:
 
     @staticmethod
     def _extract(value: SSAValue, number: int) -> Operation:
-        assert isinstance(value.type, VectorType)
+        assert kernel.is_vector(value.type)
         return vector.ExtractOp(value, [number], value.type.element_type)
 
     def pack(self, lanes: Sequence[SSAValue]) -> SSAValue:
@@ -321,7 +326,7 @@ class Builder:
         otherwise: Callable[[], Sequence[SSAValue]] | None = None,
     ) -> list[SSAValue]:
         """scf.if; with `otherwise`, both sides give the results."""
-        blocks: list[Block] = []
+        regions: list[Region] = []
         results: list[Sequence[SSAValue]] = []
         outer = self.block
         for branch in (then, otherwise):
@@ -332,9 +337,10 @@ class Builder:
             values = branch() or ()
             self._known.pop()
             self.block.add_op(scf.YieldOp(*values))
-            blocks.append(self.block)
+            regions.append(Region(self.block))
             results.append(values)
         self.block = outer
-        op = scf.IfOp(condition, [value.type for value in results[0]], *(Region(block) for block in blocks))
+        types = [value.type for value in results[0]]
+        op = scf.IfOp(condition, types, regions[0], regions[1] if otherwise is not None else None)
         self.insert(op)
         return list(op.results)

@@ -12,7 +12,7 @@ An index may contain a lane: then the value is a vector, with one element per la
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, MemRefType, f32
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, f32
 from xdsl.ir import Attribute, BlockArgument, SSAValue
 
 from hamkaas.dialects import hamkaas, kernel
@@ -165,29 +165,28 @@ class Elements:
     def load(self, argument: SSAValue, position: Index) -> SSAValue:
         """The element of a group's argument at a flat position, as f32."""
         memref = self.buffers[argument]
-        hints = {"cache": kernel.Cache.STREAM} if argument in self.streamed else {}
-        return self.builder.convert(self.load_raw(memref, position, **hints), f32)
+        cache = kernel.Cache.STREAM if argument in self.streamed else None
+        return self.builder.convert(self.load_raw(memref, position, cache), f32)
 
-    def load_raw(self, memref: SSAValue, position: Index, **hints: object) -> SSAValue:
+    def load_raw(self, memref: SSAValue, position: Index, cache: kernel.Cache | None = None) -> SSAValue:
         """The element of a buffer at a flat position: a vector load where the lanes are neighbours."""
         b = self.builder
         lane = lane_in(position)
         if lane is None:
-            return b.load(memref, b.index(position), **hints)
+            return b.load(memref, b.index(position), cache=cache)
         first = position.substitute(lane, 0)
         if position != first + Index.of(lane) or (self.aligned and not first.is_multiple_of(lane.size)):
-            return b.pack([self.load_raw(memref, one, **hints) for (one,) in per_lane((position,), lane)])
-        if self.aligned:
-            hints["align"] = lane.size * element_bytes(element_of(memref))
-        return b.load(memref, b.index(first), lane.size, **hints)
+            return b.pack([self.load_raw(memref, one, cache) for (one,) in per_lane((position,), lane)])
+        align = lane.size * element_bytes(element_of(memref)) if self.aligned else None
+        return b.load(memref, b.index(first), lane.size, align, cache)
 
     def store(self, value: SSAValue, memref: SSAValue, position: Index) -> None:
         """Stores f32, scalar or one per lane, at a flat position, rounded to the buffer's type."""
         b = self.builder
-        assert isinstance(memref.type, MemRefType)
+        element = element_of(memref)
         lane = lane_in(position)
         if lane is None:
-            b.store(b.convert(value, memref.type.element_type), memref, b.index(position))
+            b.store(b.convert(value, element), memref, b.index(position))
             return
         value = b.splat(value, lane.size)
         first = position.substitute(lane, 0)
@@ -195,8 +194,8 @@ class Elements:
             for number, (one,) in enumerate(per_lane((position,), lane)):
                 self.store(b.lane(value, number), memref, one)
             return
-        align = lane.size * element_bytes(memref.type.element_type) if self.aligned else None
-        b.store(b.convert(value, memref.type.element_type), memref, b.index(first), align)
+        align = lane.size * element_bytes(element) if self.aligned else None
+        b.store(b.convert(value, element), memref, b.index(first), align)
 
     def source(self, value: SSAValue, index: Position) -> tuple[SSAValue, Index] | None:
         """The argument that the elements of `value` are read from one to one, and the flat position in it.

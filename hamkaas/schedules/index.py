@@ -152,7 +152,7 @@ class Index:
         return _sum(whole, self.constant // divisor), _sum(rest, self.constant % divisor)
 
     def _common_step(self, divisor: int) -> tuple[int, "Index"]:
-        """(g, small) with self = g * big + small, 0 <= small < g, and g dividing the divisor; g is 1 if there is none."""
+        """(g, small) with self = g * big + small, 0 <= small < g, g dividing the divisor; g is 1 if there is none."""
         for step in sorted({gcd(factor, divisor) for _, factor in self.terms}, reverse=True):
             small = _sum([(atom, f) for atom, f in self.terms if f % step], self.constant % step)
             if step > 1 and small.high < step:

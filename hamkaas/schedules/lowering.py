@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal, TypeAlias
 
-from xdsl.dialects.builtin import MemRefType, StringAttr, TensorType, i64
+from xdsl.dialects.builtin import MemRefType, StringAttr, i64
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from hamkaas.dialects import hamkaas, kernel
@@ -20,7 +20,7 @@ LANES = {"cpu": 8, "cuda": 4}
 
 def flat(type: Attribute) -> MemRefType[Attribute]:
     """The buffer that holds a tensor, as a kernel sees it."""
-    assert isinstance(type, TensorType)
+    assert hamkaas.is_tensor(type)
     return MemRefType(type.element_type, [prod(type.get_shape())])
 
 
@@ -88,7 +88,7 @@ class Lowering:
         self._block = Block(arg_types=types)
         self._name_arguments()
         self.builder = Builder(self._block)
-        buffers = dict(zip(args, self._block.args, strict=False))
+        buffers: dict[SSAValue, SSAValue] = dict(zip(args, self._block.args, strict=False))
         self.elements = Elements(self.builder, buffers, aligned=target == "cuda")
         if self._uses:
             self._report_faults()

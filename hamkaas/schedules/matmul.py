@@ -9,6 +9,7 @@ axpy    neighbours along the columns are neighbours in memory (stored [in, out])
 tiled   CUDA, several rows: 64 x 64 tiles of the output, both sides staged through shared memory.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
 
@@ -53,8 +54,8 @@ class Product:
     @staticmethod
     def of(op: hamkaas.MatmulOp) -> "Product":
         """The sizes of an operation."""
-        left, right = shape_of(op.lhs), shape_of(op.rhs)
-        return Product(op, left[0] if len(left) == 3 else 1, left[-2] if len(left) > 1 else 1, left[-1], right[-1])
+        batch, m, n = (1, 1, *shape_of(op.lhs))[-3:]
+        return Product(op, batch, m, n, shape_of(op.rhs)[-1])
 
     def lhs_at(self, b: Index, i: Index, n: Index) -> Position:
         """Where element (b, i, n) of the left side is."""
@@ -117,7 +118,7 @@ def _tiles(lowering: Lowering, number: SSAValue, size: int, tile: int) -> Index:
 # CPU
 
 
-def _cpu_blocks(lowering: Lowering, tiles: int, body: object) -> int:
+def _cpu_blocks(lowering: Lowering, tiles: int, body: Callable[[SSAValue], None]) -> int:
     """Runs `body(tile number)` for all tiles, shared among at most CPU_BLOCKS blocks; gives the grid."""
     b = lowering.builder
     per_block = -(-tiles // CPU_BLOCKS)
@@ -126,7 +127,7 @@ def _cpu_blocks(lowering: Lowering, tiles: int, body: object) -> int:
     high = b.index(first + per_block)
     if tiles % per_block:
         high = b.minimum(high, b.number(tiles))
-    b.loop(b.index(first), high, 1, [], lambda t, _: body(t) or [], "t")  # type: ignore[operator]
+    b.loop(b.index(first), high, 1, [], lambda t, _: body(t) or [], "t")
     return grid
 
 
@@ -277,7 +278,7 @@ def _cuda_axpy(lowering: Lowering, product: Product) -> kernel.FuncOp:
 
     def finish() -> None:
         places = [product.result_at(zero, zero, first + thread * per_thread + r) for r in range(per_thread)]
-        totals = []
+        totals: list[SSAValue] = []
         for number in range(per_thread):
             total = b.real(0.0)
             for other in range(warps):
@@ -309,13 +310,13 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> kern
     def clamped(index: Index, size: int, whole: bool) -> Index:
         return index if whole else b.var(b.minimum(b.index(index), b.number(size - 1)), size, "clamped")
 
-    def stage(into: SSAValue, n0: Index, along_depth: bool, load: object) -> None:
+    def stage(into: SSAValue, n0: Index, along_depth: bool, load: Callable[[Index, Index], SSAValue]) -> None:
         """Each thread brings 4 elements; neighbouring threads take neighbours in memory."""
         for number in range(tile * depth // CUDA_THREADS):
             item = thread + number * CUDA_THREADS
             n, x = (item % depth, item // depth) if along_depth else (item // tile, item % tile)
             inner = n0 + n
-            value = load(clamped(inner, product.n, product.n % depth == 0), x)  # type: ignore[operator]
+            value = load(clamped(inner, product.n, product.n % depth == 0), x)
             if product.n % depth:
                 inside = b.compare("slt", b.index(inner), b.number(product.n))
                 value = b.select(inside, value, b.real(0.0))

@@ -62,7 +62,7 @@ def lower_sliced_softmax(lowering: Lowering, op: hamkaas.SlicedSoftmaxOp) -> ker
 
 
 def lower_argmax(lowering: Lowering, op: hamkaas.ArgmaxOp) -> kernel.FuncOp:
-    """The largest element first, then the first place where it stands; no place, if all are NaN, counts as the first."""
+    """The largest element first, then the first place where it stands; no place (all are NaN) counts as the first."""
     b, e = lowering.builder, lowering.elements
     shape = shape_of(op.input)
     n = shape[-1]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
@@ -23,8 +24,8 @@ from xdsl.parser import Parser
 from xdsl.passes import ModulePass
 from xdsl.printer import Printer
 from xdsl.transforms import get_all_passes
-from xdsl.utils.arg_spec import ArgSpec, ArgSpecParseError, parse_pipeline
-from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyException
+from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
+from xdsl.utils.exceptions import ArgSpecParseError, DiagnosticException, ParseError, VerifyException
 
 from hamkaas.codegen.cuda import print_cuda
 from hamkaas.codegen.llvm import print_llvm
@@ -58,8 +59,8 @@ class Diagnostic(Exception):
 class PositionedParser(Parser):
     """Remembers where in the text each operation stands; xDSL keeps no positions of plain text."""
 
-    def __init__(self, *args: object, **kwargs: object):
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self.position_of: dict[Operation, int] = {}
 
     def parse_operation(self) -> Operation:

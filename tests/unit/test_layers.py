@@ -68,7 +68,8 @@ def test_only_the_runtime_imports_cuda(path: Path) -> None:
 
 
 def test_import_loads_no_cuda() -> None:
-    code = "import sys, hamkaas, hamkaas.tools.hamkaas_opt; print([m for m in sys.modules if m.split('.')[0] in ('cuda', 'cudnn')])"
+    look = "print([m for m in sys.modules if m.split('.')[0] in ('cuda', 'cudnn')])"
+    code = f"import sys, hamkaas, hamkaas.tools.hamkaas_opt; {look}"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"
 

@@ -183,7 +183,7 @@ def test_targets_that_are_not_there() -> None:
     from hamkaas.runtime.cuda import driver_available
 
     if driver_available() is not None:
-        with pytest.raises(hk.TargetError, match="target 'cuda' is not available: .*; target 'cpu' is"):
+        with pytest.raises(hk.TargetError, match=r"target 'cuda' is not available: .*; target 'cpu' is"):
             hk.compile(x.relu(), target="cuda")
         with hk.compile(x.relu()) as model:
             assert model.target == "cpu"

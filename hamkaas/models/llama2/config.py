@@ -1,5 +1,6 @@
 """The sizes of a llama model."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -32,3 +33,25 @@ class Config:
     def kv_dim(self) -> int:
         """Width of all keys, or all values, of a position."""
         return self.head_dim * self.num_kv_heads
+
+    def weight_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """(name, shape) of every weight; matrices are [out, in]."""
+        dim, hidden, kv_dim = self.dim, self.hidden_dim, self.kv_dim
+        of_layer = {
+            "attention_norm": (dim,),
+            "wq": (dim, dim),
+            "wk": (kv_dim, dim),
+            "wv": (kv_dim, dim),
+            "wo": (dim, dim),
+            "ffn_norm": (dim,),
+            "w1": (hidden, dim),
+            "w2": (dim, hidden),
+            "w3": (hidden, dim),
+        }
+        yield "tok_embeddings", (self.vocab_size, dim)
+        for layer in range(self.num_layers):
+            for name, shape in of_layer.items():
+                yield f"layers.{layer}.{name}", shape
+        yield "norm", (dim,)
+        if not self.shared_classifier:
+            yield "output", (self.vocab_size, dim)

@@ -1,6 +1,7 @@
 """The loop of generation, on any function from token and position to logits."""
 
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,6 @@ from numpy.typing import NDArray
 
 import hamkaas as hk
 from hamkaas.models.llama2.sampler import Sampler
-from hamkaas.models.llama2.tokenizer import BOS
 
 Step = Callable[[int, int], NDArray[np.float32]]
 """Logits [vocab_size] of what follows a token at a position."""
@@ -27,16 +27,20 @@ def model_step(model: hk.Model) -> Step:
     return step
 
 
-def generate(step: Step, prompt: Sequence[int], sampler: Sampler, steps: int) -> Iterator[tuple[int, int]]:
-    """(token, token before it) for each token of the text: the prompt's, then sampled ones.
+def generate(
+    step: Step, prompt: Sequence[int], sampler: Sampler, end: int, stop: AbstractSet[int], start: int = 0
+) -> Iterator[tuple[int, int]]:
+    """(token, token before it) for each token of the text after the first: the prompt's, then sampled ones.
 
-    `prompt` starts with BOS. At most `steps` steps are run, one for each token but the first; a BOS ends the text.
+    The prompt stands at positions from `start` on; no position from `end` on is used. A token of `stop` that is sampled
+    ends the text and is not part of it; in the prompt it is a token like others.
     """
     token = prompt[0]
-    for position in range(steps):
+    for position in range(start, end):
         logits = step(token, position)
-        following = prompt[position + 1] if position + 1 < len(prompt) else sampler.sample(logits)
-        if following == BOS:
+        known = position + 1 - start
+        following = prompt[known] if known < len(prompt) else sampler.sample(logits)
+        if known >= len(prompt) and following in stop:
             return
         yield following, token
         token = following

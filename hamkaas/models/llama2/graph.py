@@ -1,12 +1,12 @@
 """The transformer as a tensor graph: one token in, logits out."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import hamkaas as hk
+from hamkaas.models.llama2.checkpoint import Quantized, Weight
 from hamkaas.models.llama2.config import Config
 
 
@@ -21,7 +21,7 @@ def rotations(config: Config) -> NDArray[np.float32]:
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
-def build_step(config: Config, weights: Mapping[str, NDArray[Any]]) -> hk.Tensor:
+def build_step(config: Config, weights: Mapping[str, Weight]) -> hk.Tensor:
     """Logits [vocab_size] of the token that follows `token` at `position`.
 
     Inputs, all int64 [1]: `token`; `position`, its place in the context; `length` = position + 1. Keys and values of
@@ -32,8 +32,15 @@ def build_step(config: Config, weights: Mapping[str, NDArray[Any]]) -> hk.Tensor
     length = hk.InputTensor("length", "int64", [1])
     rotation = hk.ConstantTensor(rotations(config), "rotations").gather(position)  # [1, head_dim / 2, 2]
 
-    def weight(name: str) -> hk.Tensor:
-        return hk.ConstantTensor(weights[name], name)
+    def weight(name: str, rows: hk.Tensor | None = None) -> hk.Tensor:
+        """A weight as float32, or some rows of it."""
+        array = weights[name]
+        if isinstance(array, Quantized):
+            values = hk.ConstantTensor(array.values, name)
+            scales = hk.ConstantTensor(array.scales, f"{name}.scales")
+            return hk.dequantize(*(part if rows is None else part.gather(rows) for part in (values, scales)))
+        tensor = hk.ConstantTensor(array, name)
+        return tensor if rows is None else tensor.gather(rows)
 
     def linear(x: hk.Tensor, name: str) -> hk.Tensor:
         """x times the transpose of a matrix that is stored [out, in]."""
@@ -50,7 +57,7 @@ def build_step(config: Config, weights: Mapping[str, NDArray[Any]]) -> hk.Tensor
         state = hk.BufferTensor("float32", shape, name)
         return state.replace(row.reshape(1, *shape[1:]), position, length)
 
-    x = weight("tok_embeddings").gather(token).reshape(config.dim)
+    x = weight("tok_embeddings", token).reshape(config.dim)
     for layer in (f"layers.{number}" for number in range(config.num_layers)):
         h = x.rms_norm(weight(f"{layer}.attention_norm"), config.norm_eps)
         query = rotate(linear(h, f"{layer}.wq"), config.num_heads)

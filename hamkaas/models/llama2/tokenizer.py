@@ -1,7 +1,7 @@
-"""The tokenizer of llama2.c: byte-pair encoding by score, as sentencepiece does it.
+"""Tokenizers: what one is, that of llama2.c (byte-pair encoding by score, as sentencepiece does it), streams of text.
 
-A tokenizer file is int32 max_token_length, then for each token float32 score, int32 length and its bytes. Tokens 0, 1
-and 2 are unknown, BOS and EOS; tokens 3 to 258 stand for single bytes and are spelt "<0x00>" to "<0xFF>".
+A tokenizer file of llama2.c is int32 max_token_length, then for each token float32 score, int32 length and its bytes.
+Tokens 0, 1 and 2 are unknown, BOS and EOS; tokens 3 to 258 stand for single bytes and are spelt "<0x00>" to "<0xFF>".
 """
 
 import heapq
@@ -11,6 +11,7 @@ from codecs import getincrementaldecoder
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from hamkaas.errors import CheckpointError
 
@@ -22,12 +23,30 @@ FIRST_BYTE = 3
 _BYTE = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
 
+class Tokenizer(Protocol):
+    """Text to tokens and back."""
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text at the start of a context, after the token that such texts begin with, if any."""
+        ...
+
+    def encode_turn(self, text: str) -> list[int]:
+        """The tokens of a part of a chat, in which the names of control tokens stand for them; nothing is added."""
+        ...
+
+    def piece(self, token: int, previous: int) -> bytes:
+        """What a token adds to the text after `previous`."""
+        ...
+
+
 @dataclass(frozen=True)
-class Tokenizer:
+class ScoredTokenizer:
     """The pieces of a vocabulary, as bytes, and their scores; indexed by token."""
 
     pieces: tuple[bytes, ...]
     scores: tuple[float, ...]
+    control: frozenset[int] = frozenset()
+    """Tokens that stand for no text; llama2.c prints them all."""
 
     @cached_property
     def token_of(self) -> dict[bytes, int]:
@@ -36,15 +55,27 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, after BOS. Characters that are no token are encoded byte by byte."""
-        tokens = [BOS]
+        return [BOS, *self._encode_text(text, starts=True)]
+
+    def encode_turn(self, text: str) -> list[int]:
+        """See `Tokenizer`."""
+        names = {self.pieces[token].decode(): token for token in self.control}
+        tokens: list[int] = []
+        pattern = "|".join(map(re.escape, names))
+        for part in re.split(f"({pattern})", text) if names else [text]:
+            if part:
+                tokens.extend([names[part]] if part in names else self._encode_text(part, starts=False))
+        return tokens
+
+    def _encode_text(self, text: str, starts: bool) -> list[int]:
         if not text:
-            return tokens
-        parts: list[int] = [self.token_of[b" "]] if b" " in self.token_of else []
+            return []
+        parts: list[int] = [self.token_of[b" "]] if starts and b" " in self.token_of else []
         for character in text:
             piece = character.encode("utf-8", "surrogateescape")
             token = self.token_of.get(piece)
             parts.extend([token] if token is not None else [byte + FIRST_BYTE for byte in piece])
-        return tokens + self._merge(parts)
+        return self._merge(parts)
 
     def _merge(self, tokens: list[int]) -> list[int]:
         """Joins the neighbours whose joint piece scores best, the leftmost first, until no two make a piece.
@@ -83,6 +114,8 @@ class Tokenizer:
 
     def piece(self, token: int, previous: int) -> bytes:
         """What a token adds to the text after `previous`: a space at the very start is dropped."""
+        if token in self.control:
+            return b""
         piece = self.pieces[token]
         if previous == BOS:
             piece = piece.removeprefix(b" ")
@@ -110,7 +143,7 @@ class TextStream:
         return self._decoder.decode(b"", final=True)
 
 
-def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
+def load_tokenizer(path: Path, vocab_size: int) -> ScoredTokenizer:
     """Reads a tokenizer of `vocab_size` tokens. Raises `CheckpointError` for a file of another size or kind."""
     try:
         data = path.read_bytes()
@@ -135,4 +168,4 @@ def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
         at += 8 + length
     if len(pieces) != vocab_size:
         raise CheckpointError(f"{path}: expected {vocab_size} tokens, as the checkpoint has, got {len(pieces)}")
-    return Tokenizer(tuple(pieces), tuple(scores))
+    return ScoredTokenizer(tuple(pieces), tuple(scores))

@@ -1,0 +1,77 @@
+"""Byte-level byte-pair encoding, as GPT-2 has it (Sennrich et al., arXiv:1508.07909), through the `tokenizers` package.
+
+A vocabulary of this kind spells bytes as printable characters: `Ġ` is a space.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+from hamkaas.errors import CheckpointError
+
+SPLITS = {
+    # the contractions, words, numbers and white space of GPT-2
+    "default": None,
+    "gpt-2": None,
+    # the same, with every digit on its own
+    "smollm": "digits",
+    "llama-bpe": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+}
+"""How a text is cut before it is merged, by the name that GGUF files use: a pattern, or a rule of the package."""
+
+
+def byte_of_character() -> dict[str, int]:
+    """The byte for which each character of such a vocabulary stands.
+
+    Printable characters of Latin-1 stand for themselves; the other bytes follow in order from U+0100.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+class BpeTokenizer:
+    """A tokenizer of pieces, merges and control tokens; see `Tokenizer`."""
+
+    def __init__(
+        self, tokens: Sequence[str], merges: Sequence[str], control: frozenset[int], splits: str, bos: int | None
+    ):
+        """`merges` are pairs, the first to be done first; `bos` begins every text, unless it is None."""
+        if splits not in SPLITS:
+            raise CheckpointError(f"expected a tokenizer that splits as {', '.join(SPLITS)} do, got {splits}")
+        from tokenizers import AddedToken, Regex, models, pre_tokenizers
+        from tokenizers import Tokenizer as Library
+
+        self._bos = bos
+        self._control = control
+        byte_of = byte_of_character()
+        self._pieces = [bytes(byte_of.get(character, 0x3F) for character in token) for token in tokens]
+        pairs = cast("list[tuple[str, str]]", [tuple(merge.split(" ", 1)) for merge in merges])
+        library = Library(models.BPE({token: number for number, token in enumerate(tokens)}, pairs))
+        rule = SPLITS[splits]
+        if rule is None:
+            steps = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        elif rule == "digits":
+            steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        else:
+            cut = pre_tokenizers.Split(Regex(rule), "isolated")
+            steps = [cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        library.pre_tokenizer = pre_tokenizers.Sequence(steps)
+        self._plain = Library.from_str(library.to_str())
+        library.add_special_tokens([AddedToken(tokens[token], special=True) for token in sorted(control)])  # pyright: ignore[reportUnknownMemberType]
+        self._with_control = library
+
+    def encode(self, text: str) -> list[int]:
+        """See `Tokenizer`."""
+        start = [] if self._bos is None else [self._bos]
+        return start + self._plain.encode(text, add_special_tokens=False).ids
+
+    def encode_turn(self, text: str) -> list[int]:
+        """See `Tokenizer`."""
+        return self._with_control.encode(text, add_special_tokens=False).ids
+
+    def piece(self, token: int, previous: int) -> bytes:
+        """See `Tokenizer`; `previous` changes nothing."""
+        return b"" if token in self._control else self._pieces[token]

@@ -1,0 +1,160 @@
+"""Models in GGUF files, through the `gguf` package: architecture llama, any quantisation that the package can undo.
+
+Weights that are not float32 become float32, one after the other. The file's rows of queries and keys are in the order
+of llama2.c (converters to GGUF permute them), so nothing is to be moved.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hamkaas.errors import CheckpointError
+from hamkaas.models.llama2.bpe import BpeTokenizer
+from hamkaas.models.llama2.checkpoint import Checkpoint, Weight
+from hamkaas.models.llama2.config import Config
+from hamkaas.models.llama2.tokenizer import ScoredTokenizer, Tokenizer
+
+LAYER_NAMES = {
+    "attn_norm": "attention_norm",
+    "attn_q": "wq",
+    "attn_k": "wk",
+    "attn_v": "wv",
+    "attn_output": "wo",
+    "ffn_norm": "ffn_norm",
+    "ffn_gate": "w1",
+    "ffn_down": "w2",
+    "ffn_up": "w3",
+}
+"""What GGUF calls the tensors of a layer, and what we do."""
+
+CONTROL = 3
+"""Token type of tokens that stand for no text."""
+
+
+def load_gguf(path: Path, progress: Callable[[int, int], None] | None = None) -> Checkpoint:
+    """Reads a model. Raises `CheckpointError` for a damaged file, another architecture, and missing tensors."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise CheckpointError(f"{path}: GGUF files need more packages ({error}): pip install 'hamkaas[gguf]'") from None
+    try:
+        reader = gguf.GGUFReader(path)
+    except Exception as error:  # the package checks little: a damaged file ends in whatever went wrong first
+        raise CheckpointError(f"{path}: no GGUF file that can be read: {error}") from None
+    metadata = _Metadata(path, reader)
+    config = _read_config(metadata, {tensor.name for tensor in reader.tensors})
+    weights: dict[str, Weight] = {}
+    expected = dict(config.weight_shapes())
+    for number, tensor in enumerate(reader.tensors):
+        if (name := _our_name(tensor.name)) in expected:
+            shape = expected[name]
+            if tuple(map(int, reversed(tensor.shape))) != shape:
+                found = list(map(int, reversed(tensor.shape)))
+                raise CheckpointError(f"{path}: {tensor.name}: expected shape {list(shape)}, got {found}")
+            weights[name] = _dequantize(gguf, tensor, shape)
+        if progress is not None:
+            progress(number + 1, len(reader.tensors))
+    if missing := expected.keys() - weights.keys():
+        raise CheckpointError(
+            f"{path}: expected {len(expected)} tensors, {len(missing)} are missing: {min(missing)}, ..."
+        )
+    stop = frozenset(
+        token
+        for key in ("eos_token_id", "eot_token_id")
+        if (token := metadata.get(f"tokenizer.ggml.{key}")) is not None
+    )
+    template = metadata.get("tokenizer.chat_template")
+    return Checkpoint(config, weights, _read_tokenizer(metadata, config), template, stop)
+
+
+class _Metadata:
+    """The key-value part of a file."""
+
+    def __init__(self, path: Path, reader: Any):
+        self.path = path
+        self._fields = reader.fields
+
+    def get(self, key: str) -> Any:
+        """The value of a key, or None."""
+        field = self._fields.get(key)
+        return None if field is None else field.contents()
+
+    def require(self, key: str) -> Any:
+        """The value of a key that must be there."""
+        value = self.get(key)
+        if value is None:
+            raise CheckpointError(f"{self.path}: expected the key {key}, which is missing")
+        return value
+
+
+def _read_config(metadata: _Metadata, tensors: set[str]) -> Config:
+    architecture = metadata.require("general.architecture")
+    if architecture != "llama":
+        raise CheckpointError(f"{metadata.path}: expected the architecture llama, got {architecture}")
+    if (scaling := metadata.get("llama.rope.scaling.type")) not in (None, "none") or "rope_freqs.weight" in tensors:
+        raise CheckpointError(f"{metadata.path}: expected rotary embedding without scaling, got {scaling or 'factors'}")
+    heads = metadata.require("llama.attention.head_count")
+    config = Config(
+        dim=metadata.require("llama.embedding_length"),
+        hidden_dim=metadata.require("llama.feed_forward_length"),
+        num_layers=metadata.require("llama.block_count"),
+        num_heads=heads,
+        num_kv_heads=metadata.get("llama.attention.head_count_kv") or heads,
+        vocab_size=len(metadata.require("tokenizer.ggml.tokens")),
+        max_positions=metadata.require("llama.context_length"),
+        shared_classifier="output.weight" not in tensors,
+        rope_theta=metadata.get("llama.rope.freq_base") or 10000.0,
+        norm_eps=metadata.require("llama.attention.layer_norm_rms_epsilon"),
+    )
+    rotated = metadata.get("llama.rope.dimension_count")
+    if (
+        config.dim % config.num_heads
+        or config.num_heads % config.num_kv_heads
+        or rotated not in (None, config.head_dim)
+    ):
+        raise CheckpointError(
+            f"{metadata.path}: expected heads that divide dim, kv heads that divide heads, and whole heads that turn, "
+            f"got dim {config.dim}, heads {heads}, kv heads {config.num_kv_heads}, {rotated} of {config.head_dim} that turn"
+        )
+    return config
+
+
+def _our_name(name: str) -> str:
+    """`blk.3.attn_q.weight` is `layers.3.wq`."""
+    known = {"token_embd.weight": "tok_embeddings", "output_norm.weight": "norm", "output.weight": "output"}
+    if name in known:
+        return known[name]
+    block, *rest = name.split(".")
+    if block == "blk" and len(rest) == 3 and rest[1] in LAYER_NAMES and rest[2] == "weight":
+        return f"layers.{rest[0]}.{LAYER_NAMES[rest[1]]}"
+    return name
+
+
+def _dequantize(gguf: Any, tensor: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if tensor.tensor_type == gguf.GGMLQuantizationType.F32:
+        return tensor.data.reshape(shape)
+    try:
+        return gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
+    except NotImplementedError:
+        raise CheckpointError(f"{tensor.name}: the quantisation {tensor.tensor_type.name} is not known") from None
+
+
+def _read_tokenizer(metadata: _Metadata, config: Config) -> Tokenizer:
+    kind = metadata.require("tokenizer.ggml.model")
+    tokens: list[str] = metadata.require("tokenizer.ggml.tokens")
+    types: list[int] = metadata.get("tokenizer.ggml.token_type") or [1] * config.vocab_size
+    control = frozenset(token for token, type_ in enumerate(types) if type_ == CONTROL)
+    bos: int | None = metadata.get("tokenizer.ggml.bos_token_id")
+    if kind == "gpt2":
+        starts_with_bos = metadata.get("tokenizer.ggml.add_bos_token") is not False and bos is not None
+        merges: list[str] = metadata.require("tokenizer.ggml.merges")
+        splits = metadata.get("tokenizer.ggml.pre") or "default"
+        return BpeTokenizer(tokens, merges, control, splits, bos if starts_with_bos else None)
+    if kind == "llama":
+        scores = tuple(metadata.require("tokenizer.ggml.scores"))
+        # sentencepiece writes a space as U+2581
+        return ScoredTokenizer(tuple(token.replace("\u2581", " ").encode() for token in tokens), scores, control)
+    raise CheckpointError(f"{metadata.path}: expected a tokenizer gpt2 or llama, got {kind}")
