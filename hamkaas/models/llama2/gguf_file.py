@@ -117,7 +117,8 @@ def _read_config(metadata: _Metadata, tensors: set[str]) -> Config:
     ):
         raise CheckpointError(
             f"{metadata.path}: expected heads that divide dim, kv heads that divide heads, and whole heads that turn, "
-            f"got dim {config.dim}, heads {heads}, kv heads {config.num_kv_heads}, {rotated} of {config.head_dim} that turn"
+            f"got dim {config.dim}, heads {heads}, kv heads {config.num_kv_heads}, "
+            f"{rotated} of {config.head_dim} that turn"
         )
     return config
 
