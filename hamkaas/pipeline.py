@@ -25,6 +25,7 @@ from xdsl.transforms.common_subexpression_elimination import CommonSubexpression
 from hamkaas import knobs
 from hamkaas.errors import CompileError, HamkaasError
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
+from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
 from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
@@ -61,7 +62,7 @@ def stages(target: Target) -> tuple[Stage, ...]:
         Stage(
             "partitioned",
             "groups of operations that become one kernel each, equal ones only once",
-            (HamkaasOutlineGroupsPass(), HamkaasDedupGroupsPass()),
+            (HamkaasOutlineGroupsPass(copy_norms=target == "cuda"), HamkaasMergeGroupsPass(), HamkaasDedupGroupsPass()),
             ("builtin", "func", "hamkaas"),
         ),
         Stage(

@@ -3,6 +3,7 @@
 from xdsl.passes import ModulePass
 
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
+from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
 from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
@@ -13,6 +14,7 @@ from hamkaas.passes.verify_dominance import VerifyDominancePass
 ALL_PASSES: tuple[type[ModulePass], ...] = (
     VerifyDominancePass,
     HamkaasOutlineGroupsPass,
+    HamkaasMergeGroupsPass,
     HamkaasDedupGroupsPass,
     HamkaasToKernelPass,
     ProgramSchedulePass,

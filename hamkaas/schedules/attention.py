@@ -6,7 +6,7 @@ values. The scores of one query stay in the block's own memory.
 
 from xdsl.ir import SSAValue
 
-from hamkaas.dialects import hamkaas, kernel
+from hamkaas.dialects import hamkaas
 from hamkaas.dialects.kernel import Combine
 from hamkaas.errors import CompileError
 from hamkaas.schedules.elements import Position, shape_of
@@ -24,7 +24,7 @@ MAX_ACCUMULATORS = 16
 """Vectors of the result that one pass over the positions keeps in registers."""
 
 
-def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> kernel.FuncOp:
+def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> tuple[int, int]:
     """Lowers a group around one attention. Raises `CompileError` where the cache is too long for this schedule."""
     b, e = lowering.builder, lowering.elements
     *queries, heads, d = shape_of(op.query)
@@ -87,7 +87,7 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> kernel.FuncO
     def finish(chunk: Index, sum: SSAValue) -> None:
         place: Position = (*at, chunk)
         lowering.tile(op.result, {place: b.mul(sum, scale)})
-        lowering.store_outputs(op.result, place)
+        lowering.store_output(op.result, place)
 
     lane = Index.of(Lane(width)) if width > 1 else Index.of(0)
     if threads == 1:
@@ -96,7 +96,7 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> kernel.FuncO
             some = chunks[start : start + MAX_ACCUMULATORS]
             for chunk, value in zip(some, weighted(Index.of(0), 1, some), strict=True):
                 finish(chunk, value)
-        return lowering.finish(grid, 1)
+        return grid, 1
 
     number_of_chunks = d // width
     if number_of_chunks > threads:
@@ -124,4 +124,4 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> kernel.FuncO
         finish(chunk, total)
 
     b.when(b.compare("slt", b.index(thread), b.number(number_of_chunks)), join)
-    return lowering.finish(grid, threads)
+    return grid, threads

@@ -93,6 +93,11 @@ class Lowering:
         if self._uses:
             self._report_faults()
         self.outputs = tuple(map(self._output, group.yielded.values, self._results))
+        """What the kernel computes."""
+        self.output = self.outputs[0]
+        """What the part at hand computes."""
+        self.ops: list[Operation] = []
+        """The operations that this takes."""
 
     def _name_arguments(self) -> None:
         args = self._block.args
@@ -167,7 +172,20 @@ class Lowering:
         ]
         return bounds, spans
 
-    # outputs
+    # parts and outputs
+
+    def begin(self, output: Output, first_block: int) -> None:
+        """From here on the part for this output is lowered, whose first block is this one of the grid."""
+        self.output = output
+        self.builder.first_block = first_block
+        needed: set[Operation] = set()
+        todo = [output.value.owner]
+        while todo:
+            op = todo.pop()
+            if isinstance(op, Operation) and op not in needed:
+                needed.add(op)
+                todo.extend(operand.owner for operand in op.operands)
+        self.ops = [op for op in self.group.body.block.ops if op in needed]
 
     def _output(self, value: SSAValue, arg: int) -> Output:
         memref = self._block.args[arg]
@@ -178,19 +196,19 @@ class Lowering:
         begin = self.elements.index_at(op.begin, Index.of(0), size - rows + 1)
         return Output(op.replacement, memref, begin * prod(inner), self._fits(op))
 
-    def store_outputs(self, anchor: SSAValue, index: Position) -> None:
-        """Computes and stores what element `index` of `anchor` becomes in each output."""
-        for output in self.outputs:
-            where = forward(anchor, index, output.value)
-            position = linearize(where, shape_of(output.value)) + output.offset
+    def store_output(self, anchor: SSAValue, index: Position) -> None:
+        """Computes and stores what element `index` of `anchor` becomes in the output."""
+        output = self.output
+        where = forward(anchor, index, output.value)
+        position = linearize(where, shape_of(output.value)) + output.offset
 
-            def store(output: Output = output, where: Position = where, position: Index = position) -> None:
-                self.elements.store(self.elements.at(output.value, where), output.memref, position)
+        def store() -> None:
+            self.elements.store(self.elements.at(output.value, where), output.memref, position)
 
-            if output.condition is None:
-                store()
-            else:
-                self.builder.when(output.condition, store)
+        if output.condition is None:
+            store()
+        else:
+            self.builder.when(output.condition, store)
 
     def tile(self, value: SSAValue, entries: dict[Position, SSAValue]) -> None:
         """Makes elements of `value` known that the schedule has computed; a vector stands for each of its lanes too."""
