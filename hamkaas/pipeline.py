@@ -29,6 +29,7 @@ from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
 from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
+from hamkaas.passes.program_overlap_launches import ProgramOverlapLaunchesPass
 from hamkaas.passes.program_plan_memory import ProgramPlanMemoryPass
 from hamkaas.passes.program_schedule import ProgramSchedulePass
 from hamkaas.passes.verify_dominance import VerifyDominancePass
@@ -52,6 +53,7 @@ SYMBOLS = ("hamkaas.weight", "hamkaas.state")
 
 def stages(target: Target) -> tuple[Stage, ...]:
     """The stages for a target, in order."""
+    overlap = (ProgramOverlapLaunchesPass(),) if target == "cuda" else ()
     return (
         Stage(
             "graph",
@@ -74,7 +76,7 @@ def stages(target: Target) -> tuple[Stage, ...]:
         Stage(
             "program",
             "launches in order, over planned memory",
-            (ProgramSchedulePass(), ProgramPlanMemoryPass(), ProgramInsertBarriersPass()),
+            (ProgramSchedulePass(), ProgramPlanMemoryPass(), ProgramInsertBarriersPass(), *overlap),
             ("builtin", *SYMBOLS, "program", *KERNEL_BODIES),
         ),
     )

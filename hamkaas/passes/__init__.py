@@ -7,6 +7,7 @@ from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
 from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
+from hamkaas.passes.program_overlap_launches import ProgramOverlapLaunchesPass
 from hamkaas.passes.program_plan_memory import ProgramPlanMemoryPass
 from hamkaas.passes.program_schedule import ProgramSchedulePass
 from hamkaas.passes.verify_dominance import VerifyDominancePass
@@ -20,5 +21,6 @@ ALL_PASSES: tuple[type[ModulePass], ...] = (
     ProgramSchedulePass,
     ProgramPlanMemoryPass,
     ProgramInsertBarriersPass,
+    ProgramOverlapLaunchesPass,
 )
 """In the order in which the pipeline runs them."""

@@ -4,6 +4,8 @@ Three passes over the positions: scores and their maximum; exponentials and thei
 values. The scores of one query stay in the block's own memory.
 """
 
+from functools import partial
+
 from xdsl.ir import SSAValue
 
 from hamkaas.dialects import hamkaas
@@ -58,7 +60,7 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> tuple[int, i
 
     lowest = b.real(float("-inf"))
     (largest,) = b.loop(b.index(thread), b.index(length), threads, [lowest], score_of, "j")
-    largest = team.across(largest, lambda x, y: b.combine(Combine.MAX, x, y))
+    (largest,) = team.across([largest], [partial(b.combine, Combine.MAX)])
     if threads > 1:
         b.barrier()
 
@@ -102,13 +104,13 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> tuple[int, i
     if number_of_chunks > threads:
         raise CompileError(f"hamkaas.attention: expected heads of at most {threads * width} elements, got {d}")
     splits = threads // number_of_chunks
-    partial = b.shared(splits * d)
+    parts = b.shared(splits * d)
     mine = b.var(b.index(thread % number_of_chunks), number_of_chunks, "chunk") * width + lane
     split = thread // number_of_chunks
 
     def part() -> None:
         (value,) = weighted(split, splits, [mine])
-        e.store(value, partial, split * d + mine)
+        e.store(value, parts, split * d + mine)
 
     if threads % number_of_chunks:
         b.when(b.compare("slt", b.index(split), b.number(splits)), part)
@@ -120,7 +122,7 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> tuple[int, i
         chunk = b.var(b.index(thread), number_of_chunks, "chunk") * width + lane
         total = b.real(0.0, width)
         for number in range(splits):
-            total = b.add(total, e.load_raw(partial, chunk + number * d))
+            total = b.add(total, e.load_raw(parts, chunk + number * d))
         finish(chunk, total)
 
     b.when(b.compare("slt", b.index(thread), b.number(number_of_chunks)), join)

@@ -38,6 +38,9 @@ CPU_AXPY_ROWS, CPU_AXPY_VECTORS = 4, 2
 CUDA_THREADS = 256
 """Threads of a block of all CUDA products."""
 
+VECTORS = 32
+"""Products with one row: vectors of the matrix that a thread has in flight at most, 4 registers each."""
+
 CUDA_TILE, CUDA_DEPTH, CUDA_MICRO = 64, 16, 4
 """Tiled: outputs along a side of a block's tile, depth of a stage, outputs along a side of a thread's tile."""
 
@@ -262,35 +265,59 @@ def _cpu_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
 # CUDA
 
 
+@dataclass(frozen=True)
+class VectorShape:
+    """How a product with one row is shared out: `block` threads, teams of `team` threads, `columns` outputs a team."""
+
+    block: int
+    team: int
+    columns: int
+
+
+def vector_shape(n: int, k: int) -> VectorShape:
+    """The shape for a product [n] x [n, k]."""
+    return VectorShape(256, WARP, 1 if k < 2048 else 2 if k < 8192 else 4)
+
+
 def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
-    """One row: each warp takes a few columns and runs along k with 16-byte loads, several in flight."""
+    """One row: each team of threads takes a few columns and runs along k with 16-byte loads, many in flight."""
     b, e = lowering.builder, lowering.elements
-    columns = 1 if product.k < 2048 else 2 if product.k < 8192 else 4
-    columns = min(_even(columns, product.k, _pairs(lowering)), product.k)
-    warps = CUDA_THREADS // WARP
+    shape = vector_shape(product.n, product.k)
+    columns = min(_even(shape.columns, product.k, _pairs(lowering)), product.k)
+    teams = shape.block // shape.team
     tiles = -(-product.k // columns)
-    grid = -(-tiles // warps)
-    thread = b.thread_id(CUDA_THREADS)
-    team = Team(b, WARP, lowering.lanes, b.var(b.index(thread % WARP), WARP, "lane"), unroll=4)
-    number = b.index(b.block_id(grid) * warps + thread // WARP)
+    grid = -(-tiles // teams)
+    thread = b.thread_id(shape.block)
+    rounds = -(-product.n // (lowering.lanes * shape.team))
+    member = thread if teams == 1 else b.var(b.index(thread % shape.team), shape.team, "lane")
+    team = Team(b, shape.team, lowering.lanes, member, unroll=min(rounds, VECTORS // (columns * len(product.ops))) or 1)
+    number = b.index(b.block_id(grid) * teams + thread // shape.team)
     zero = Index.of(0)
     norm = _norm(lowering, product)
 
     def tile() -> None:
         j0 = _tiles(lowering, number, product.k, columns)
 
+        def right(n: Index) -> list[SSAValue]:
+            return [e.at(op.rhs, product.rhs_at(zero, n, j0 + j)) for op in product.ops for j in range(columns)]
+
         def products(n: Index) -> list[SSAValue]:
-            right = [e.at(op.rhs, product.rhs_at(zero, n, j0 + j)) for op in product.ops for j in range(columns)]
+            weights = right(n)
             if norm is None:
                 left = e.at(product.lhs, product.lhs_at(zero, zero, n))
-                return [b.mul(left, y) for y in right]
+                return [b.mul(left, y) for y in weights]
             # the scale of the norm is one factor for all, so that it can wait until the sums are known
             x = e.at(norm.input, (n,))
             left = b.mul(x, e.at(norm.weight, (n,)))
-            return [*(b.mul(left, y) for y in right), b.mul(x, x)]
+            return [*(b.mul(left, y) for y in weights), b.mul(x, x)]
 
+        span = Span(product.n)
+        for n in team.straight(span):
+            right(n)  # all of the matrix is on its way before the first use, and before the vector is there
+            if norm is not None:
+                e.at(norm.weight, (n,))
         count = columns * len(product.ops)
-        sums = team.reduce(Span(product.n), [Combine.ADD] * (count if norm is None else count + 1), products)
+        sums = team.reduce(span, [Combine.ADD] * (count if norm is None else count + 1), products)
         if norm is not None:
             scale = _norm_scale(lowering, norm, sums[-1])
             sums = [b.mul(total, scale) for total in sums[:-1]]
@@ -298,11 +325,11 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
         first = b.compare("eq", b.index(team.thread), b.number(0))
         b.when(first, lambda: _finish(lowering, product, places, sums))
 
-    if tiles % warps:
+    if tiles % teams:
         b.when(b.compare("slt", number, b.number(tiles)), tile)
     else:
         tile()
-    return grid, CUDA_THREADS
+    return grid, shape.block
 
 
 def _cuda_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:

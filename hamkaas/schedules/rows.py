@@ -76,7 +76,7 @@ def lower_argmax(lowering: Lowering, op: hamkaas.ArgmaxOp) -> tuple[int, int]:
             return [b.select(is_it, b.minimum(found[0], k), found[0])]
 
         (place,) = b.loop(b.index(team.thread), b.number(n), team.threads, [b.number(n)], first, "k")
-        place = team.across(b.index_cast(place, i64), b.minimum)
+        (place,) = team.across([b.index_cast(place, i64)], [b.minimum])
         place = b.select(b.compare("eq", place, b.integer(n)), b.integer(0), place)
         position = at[0] if at else Index.of(0)
         store = partial(b.store, place, output.memref, b.index(position))
