@@ -232,17 +232,22 @@ def _outline(group: Group, partition: Partition, name: str, module: ModuleOp) ->
     """Copies a group's operations into a `hamkaas.group` and puts a `hamkaas.execute` in the place of its root."""
     inputs, ops = _collect(group, partition)
     root = group.root.results[0]
+    # what is updated in place is an argument of its own: whoever reads it beside must be seen to do so
+    base = group.root.operands[0] if isinstance(group.root, hamkaas.ReplaceSliceOp) else None
+    inputs = [*inputs, base] if base is not None else inputs
     outlined = hamkaas.GroupOp(name, FunctionType.from_lists([value.type for value in inputs], [root.type]))
     outlined.attributes["label"] = StringAttr(
         " ".join(op.name.partition(".")[2] for op in ops if not isinstance(op, FREE))
     )
     block = outlined.body.block
     mapping: dict[SSAValue, SSAValue] = {}
-    for value, arg in zip(inputs, block.args, strict=True):
+    for value, arg in reversed(list(zip(inputs, block.args, strict=True))):
         mapping[value] = arg
         arg.name_hint = value.name_hint
     for op in ops:
         block.add_op(op.clone(mapping))
+    if base is not None:
+        mapping[root].owner.operands[0] = block.args[-1]
     block.add_op(hamkaas.YieldOp(mapping[root]))
     first = next(op for op in module.body.block.ops if isinstance(op, func.FuncOp))
     Rewriter.insert_op(outlined, InsertPoint.before(first))
@@ -267,7 +272,8 @@ def _collect(group: Group, partition: Partition) -> tuple[list[SSAValue], list[O
         todo.pop()
         if op not in ops:
             ops[op] = None
-            inputs.update((value, None) for value in op.operands if value.owner not in inside)
+            own = op.operands[1:] if op is group.root and isinstance(op, hamkaas.ReplaceSliceOp) else op.operands
+            inputs.update((value, None) for value in own if value.owner not in inside)
     return list(inputs), list(ops)
 
 
