@@ -27,8 +27,8 @@ MAIN = "main"
 class Runtime(Protocol):
     """What runs an artifact: `hamkaas.runtime.cpu.CpuRuntime` or `hamkaas.runtime.cuda.CudaRuntime`."""
 
-    def run(self, program: int, inputs: Sequence[Any]) -> list[Any]:
-        """Runs one program on inputs of the right shapes and types."""
+    def run(self, program: int, inputs: Sequence[Any], times: int = 1) -> list[Any]:
+        """Runs one program on inputs of the right shapes and types, `times` times in a row; gives the last outputs."""
         ...
 
     def reset(self) -> None:
@@ -221,8 +221,12 @@ class Graph:
         """Runs the graph; see `Model.evaluate`."""
         return self.evaluate(inputs)
 
-    def evaluate(self, inputs: Mapping[str, Any]) -> Any:
-        """Runs the graph; see `Model.evaluate`."""
+    def evaluate(self, inputs: Mapping[str, Any], times: int = 1) -> Any:
+        """Runs the graph; see `Model.evaluate`.
+
+        `times` runs in a row have the same inputs and change nothing but states: they are enqueued at once, without a
+        wait for the host in between, and the outputs are those of the last one.
+        """
         runtime = self._model.runtime
         arrays = [
             value
@@ -235,7 +239,9 @@ class Graph:
             raise InputError(f"unexpected input {unknown[0]!r}; the inputs are {self._names()}")
         for check in self._program.checks:
             self._check(check, arrays)
-        outputs = runtime.run(self._number, arrays)
+        if times < 1:
+            raise InputError(f"expected at least one run, got {times}")
+        outputs = runtime.run(self._number, arrays, times)
         return outputs[0] if self._single else tuple(outputs)
 
     def _names(self) -> str:

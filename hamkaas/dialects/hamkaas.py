@@ -671,7 +671,6 @@ class ReplaceSliceOp(TensorOp, HasFolderInterface):
         """The type of `base`. The bounds are numbers where they are known, else their types."""
         size, *inner = base.get_shape()
         rows, *inner_replacement = replacement.get_shape()
-        _expect_data("a base", base)
         if base.element_type != replacement.element_type or inner != inner_replacement:
             raise VerifyException(
                 f"expected a replacement that differs in its first axis only, got {replacement} for {base}"
@@ -706,6 +705,8 @@ class ReplaceSliceOp(TensorOp, HasFolderInterface):
 class GatherOp(TensorOp):
     """Rows of a table by index: result[i, ...] = table[index[i], ...]. A token's embedding is one.
 
+    A table of indices is a function on them: with the table 1, 2, 3, ... the result is index + 1.
+
     Indices outside the table are treated as the bounds of `hamkaas.replace_slice` are.
 
     ```mlir
@@ -729,7 +730,6 @@ class GatherOp(TensorOp):
     @staticmethod
     def infer(table: AnyTensor, index: AnyTensor) -> AnyTensor:
         """`[rows, ...]` by `[n]` gives `[n, ...]`."""
-        _expect_data("a table", table)
         _expect_index("an index", index, index.get_shape()[:1])
         return TensorType(table.element_type, [index.get_shape()[0], *table.get_shape()[1:]])
 

@@ -156,7 +156,7 @@ class Partition:
         if len(users) > 1 and any(user in self.readers for user in users):
             return False  # would be computed once for each view, and what feeds it twice as often again
         if isinstance(op, REDUCTIONS):
-            if isinstance(op, hamkaas.ArgmaxOp | hamkaas.SampleOp) or (path := self._path(op, group)) is None:
+            if (path := self._path(op, group)) is None:
                 return False
             return all(_are_twins(op, other) and path == self._path(other, group) for other in group.reductions)
         if all(isinstance(reduction, TAKES_PRODUCERS) for reduction in group.reductions):

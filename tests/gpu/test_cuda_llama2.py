@@ -42,6 +42,7 @@ def test_greedy_text(models: Path, prompt: str, expected: str) -> None:
     tokenizer = load_tokenizer(models / "tok512.bin", checkpoint.config.vocab_size)
     stream = TextStream(tokenizer)
     with hk.compile(build_step(checkpoint.config, checkpoint.weights), target="cuda") as model:
-        pairs = generate(model_step(model), tokenizer.encode(prompt), Sampler(0, 0.9, Xorshift(1)), 256)
+        sampler = Sampler(0, 0.9, Xorshift(1))
+        pairs = generate(model_step(model), tokenizer.encode(prompt), sampler, 256, checkpoint.stop)
         text = "".join(stream.push(token, previous) for token, previous in pairs)
     assert text + stream.finish() + "\n" == (models / "expected" / expected).read_text()
