@@ -33,7 +33,7 @@ from hamkaas.codegen.plan import print_plan
 from hamkaas.dialects import kernel, program
 from hamkaas.errors import CompileError, HamkaasError, TargetError
 from hamkaas.passes.verify_dominance import DominanceException, verify_dominance
-from hamkaas.pipeline import run_pass, run_pipeline, stages, unknown
+from hamkaas.pipeline import LowerToPass, run_pass, run_pipeline, stages, unknown
 from hamkaas.schedules.lowering import Target
 from hamkaas.universe import OWN_PASSES, context
 
@@ -336,10 +336,27 @@ def _run_chunk(text: str, first_line: int, name: str, passes: Sequence[ModulePas
 
 
 def _apply(module: ModuleOp, one: ModulePass, options: argparse.Namespace) -> None:
-    shows = options.print_ir_after_all or options.print_ir_after_change
-    before = module.clone() if options.print_ir_after_change else None
+    show = _Show(module, options)
+    if isinstance(one, LowerToPass):  # its passes are shown one by one
+        run_pipeline(context(), module, one.target, one.stage, show)
+        _verify(module, lambda _, message: Diagnostic(f"after pass '{one.name}': {message}"))
+        return
     run_pass(context(), module, one, verify=lambda result: _verify(result, lambda _, message: VerifyException(message)))
-    if shows and (options.print_ir_after_all or before is None or not module.is_structurally_equivalent(before)):
+    show(one, module)
+
+
+class _Show:
+    """Prints IR after passes, as the options say."""
+
+    def __init__(self, module: ModuleOp, options: argparse.Namespace):
+        self._always: bool = options.print_ir_after_all
+        self._before = module.clone() if options.print_ir_after_change and not self._always else None
+
+    def __call__(self, one: ModulePass, module: ModuleOp) -> None:
+        if not self._always:
+            if self._before is None or module.is_structurally_equivalent(self._before):
+                return
+            self._before = module.clone()
         print(f"// IR after {one.pipeline_pass_spec()}\n{module!s}", file=sys.stderr)
 
 
