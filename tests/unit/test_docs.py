@@ -87,6 +87,11 @@ def test_pipeline_shows_every_stage_and_names_every_pass() -> None:
         assert re.findall(r"`([\w-]+)`", rows) == [one.name for one in stage.passes]
 
 
+def test_the_table_in_the_readme() -> None:
+    rows = re.findall(r"^   \|  ([\w, -]+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert rows == [", ".join(one.name for one in stage.passes) for stage in stages("cpu")]
+
+
 def tool_commands() -> Iterator[tuple[str, str]]:
     """(page, arguments) of every command line of `hamkaas-opt`, in code blocks and in the middle of prose."""
     for page in PAGES:
