@@ -237,6 +237,8 @@ class Graph:
     def evaluate(self, inputs: Mapping[str, Any]) -> Any:
         """Runs the graph; see `Model.evaluate`."""
         runtime = self._model.runtime
+        if not isinstance(inputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"expected a mapping from names to arrays, got {type(inputs).__name__}")
         arrays = [
             value
             if type(value := inputs.get(name)) is np.ndarray and value.shape == shape and value.dtype == dtype

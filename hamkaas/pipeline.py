@@ -133,7 +133,7 @@ def check_legal(stages: tuple[Stage, ...], module: ModuleOp) -> None:
 
 def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
     """A message for a name that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(str(name), known, n=1)
     hint = f", did you mean '{near[0]}'?" if near else ""
     return f"unknown {what} '{name}'{hint} (expected one of {', '.join(known)})"
 

@@ -67,6 +67,21 @@ def test_wrong_inputs_leave_the_state_alone() -> None:
         assert model.evaluate(good)[0] == 2
 
 
+def test_calls_that_are_none() -> None:
+    with double() as model:
+        with pytest.raises(hk.InputError, match="expected a mapping from names to arrays, got list"):
+            model.evaluate([np.ones((2, 3), np.float32)])  # type: ignore[arg-type]
+        with pytest.raises(hk.CompileError, match=r"unknown stage '3' \(expected one of graph, "):
+            model.ir(3)  # type: ignore[arg-type]
+
+
+def test_knobs_that_are_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("many", "-3"):
+        monkeypatch.setenv("HAMKAAS_WORKERS", value)
+        with pytest.raises(ValueError, match=f"HAMKAAS_WORKERS: expected the number of CPU .*, got '{value}'"):
+            double()
+
+
 def test_state_and_reset() -> None:
     state = hk.BufferTensor("float32", [2])
     x = hk.InputTensor("x", "float32", [2])
