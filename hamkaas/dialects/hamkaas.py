@@ -60,6 +60,9 @@ AnyTensor = TensorType[Attribute]
 MAX_RANK = 3
 """The largest rank of a tensor: the one constant in the one place."""
 
+MAX_ELEMENTS = 2**31 - 1
+"""The most elements of a tensor: kernels count them in 32 bits."""
+
 FLOAT_TYPES = (Float32Type, Float16Type, BFloat16Type)
 STORAGE_TYPES = (*FLOAT_TYPES, IntegerType)
 
@@ -76,7 +79,7 @@ def tensor_type(value: SSAValue) -> AnyTensor:
 
 
 def check_tensor_type(type: Attribute) -> AnyTensor:
-    """`type` if it is a tensor that HamKaas can hold: rank 1 to 3, no empty axis, a known element type.
+    """`type` if it is a tensor that HamKaas can hold: rank 1 to 3, no empty axis, not too big, a known element type.
 
     Raises `VerifyException` otherwise.
     """
@@ -87,6 +90,8 @@ def check_tensor_type(type: Attribute) -> AnyTensor:
         raise VerifyException(f"expected a tensor of rank 1 to {MAX_RANK}, got {type}")
     if any(size < 1 for size in shape):
         raise VerifyException(f"expected a static shape with no empty axis, got {type}")
+    if prod(shape) > MAX_ELEMENTS:
+        raise VerifyException(f"expected at most {MAX_ELEMENTS} elements, got {type}")
     element = type.element_type
     if not isinstance(element, FLOAT_TYPES) and element not in (i64, IntegerType(8)):
         raise VerifyException(f"expected elements of f32, f16, bf16, i8 or i64, got {type}")
