@@ -1,13 +1,13 @@
 """Conversations: what a model's template makes of them, with the positions kept that it has already seen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hamkaas.errors import CheckpointError, InputError
 from hamkaas.models.llama2.checkpoint import Checkpoint
-from hamkaas.models.llama2.generate import Step, generate
+from hamkaas.models.llama2.generate import Feed, generate
 from hamkaas.models.llama2.sampler import Sampler
 from hamkaas.models.llama2.tokenizer import TextStream
 
@@ -19,7 +19,7 @@ class Chat:
     has seen already. That holds for any template, also for one that rewrites what came before.
     """
 
-    def __init__(self, checkpoint: Checkpoint, step: Step, sampler: Sampler, system: str | None = None):
+    def __init__(self, checkpoint: Checkpoint, feed: Feed, sampler: Sampler, system: str | None = None):
         """Raises `CheckpointError` for a model without a tokenizer, and without a template or with a broken one."""
         if checkpoint.tokenizer is None or checkpoint.chat_template is None:
             raise CheckpointError(
@@ -38,7 +38,7 @@ class Chat:
         self._tokenizer = checkpoint.tokenizer
         self._stop = checkpoint.stop
         self._context = checkpoint.config.max_positions
-        self._step = step
+        self._feed = feed
         self._sampler = sampler
         self._system = system
         self._seen: list[int] = []
@@ -82,9 +82,9 @@ class Chat:
             yield text
         self.messages = [*messages, {"role": "assistant", "content": answer}]
 
-    def _record(self, token: int, position: int) -> NDArray[np.float32]:
-        logits = self._step(token, position)
-        self._seen.append(token)
+    def _record(self, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
+        logits = self._feed(tokens, start)
+        self._seen.extend(tokens)
         return logits
 
     def _render(self, messages: list[dict[str, str]]) -> str:
