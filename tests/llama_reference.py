@@ -15,8 +15,9 @@ def random_weights(config: Config, seed: int = 0) -> dict[str, Array]:
     """Weights whose activations are of order 1."""
     rng = np.random.default_rng(seed)
     return {
-        name: (rng.standard_normal(shape) / np.sqrt(shape[-1]) if len(shape) > 1 else 1 + 0.1 * rng.random(shape))
-        .astype(np.float32)
+        name: (
+            rng.standard_normal(shape) / np.sqrt(shape[-1]) if len(shape) > 1 else 1 + 0.1 * rng.random(shape)
+        ).astype(np.float32)
         for name, shape in config.weight_shapes()
     }
 

@@ -118,8 +118,7 @@ class CudaRuntime:
             check(driver.cuCtxSetCurrent(self._context))
             self._stream = check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
             stack.callback(lambda: check(driver.cuStreamDestroy(self._stream)))
-            say(f"compiling {len(artifact.kernels)} kernels for {artifact.arch}")
-            self._load_kernels(stack)
+            self._load_kernels(stack, say)
             self._allocate(stack)
             say(f"uploading {sum(spec.nbytes for spec in artifact.weights):,} bytes of weights")
             self._upload(weights)
@@ -129,11 +128,12 @@ class CudaRuntime:
 
     # set-up
 
-    def _load_kernels(self, stack: ExitStack) -> None:
+    def _load_kernels(self, stack: ExitStack, say: Callable[[str], None]) -> None:
         self._functions: dict[str, Any] = {}
         if not self._artifact.kernels:
             return
-        image = ctypes.create_string_buffer(compile_cubin(self._artifact.source, self._artifact.arch).image)
+        cubin = compile_cubin(self._artifact.source, self._artifact.arch, progress=say)
+        image = ctypes.create_string_buffer(cubin.image)
         module = check(driver.cuModuleLoadData(ctypes.addressof(image)))
         stack.callback(lambda: check(driver.cuModuleUnload(module)))
         for kernel in self._artifact.kernels:

@@ -12,8 +12,8 @@ import hamkaas as hk
 from hamkaas.models.llama2 import (
     Chat,
     Checkpoint,
-    Sampler,
     ModelFeed,
+    Sampler,
     Xorshift,
     build_graphs,
     generate,

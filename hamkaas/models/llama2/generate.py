@@ -61,7 +61,7 @@ class ModelFeed:
     """Feeds a model of `build_graphs`: many tokens in chunks, if it has a graph for them, few one by one."""
 
     def __init__(self, model: hk.Model, config: Config, progress: Callable[[int, int], None] | None = None):
-        """`progress` is told (tokens fed, tokens in all) after each part of several tokens."""
+        """`progress` is told (tokens fed, tokens in all) of prompts as their parts are done."""
         self._step = model_step(model)
         self._chunk = model.graphs.get(CHUNK)
         self._size = 0 if self._chunk is None else next(i for i in self._chunk.inputs if i.name == "tokens").shape[0]
@@ -77,6 +77,8 @@ class ModelFeed:
         if len(tokens) == 1:
             return self._step(tokens[0], start)
         logits = np.empty(0, np.float32)
+        if self._progress is not None:
+            self._progress(0, len(tokens))
         for begin, end in parts(start, start + len(tokens), self._size, self._context):
             logits = self._feed_part(tokens[begin - start : end - start], begin)
             if self._progress is not None:
@@ -104,24 +106,32 @@ def model_step(model: hk.Model) -> Step:
 
 
 def generate(
-    feed: Feed, prompt: Sequence[int], sampler: Sampler, end: int, stop: AbstractSet[int], start: int = 0
+    feed: Feed,
+    prompt: Sequence[int],
+    sampler: Sampler,
+    end: int,
+    stop: AbstractSet[int],
+    start: int = 0,
+    text: Sequence[int] = (),
 ) -> Iterator[tuple[int, int]]:
     """(token, token before it) for each token of the text after the first: the prompt's, then sampled ones.
 
     The prompt stands at positions from `start` on; no position from `end` on is used. A token of `stop` that is sampled
-    ends the text and is not part of it; in the prompt it is a token like others.
+    ends the text and is not part of it; in the prompt it is a token like others. `text` is what stands before the
+    prompt, for samplers that mind repetition.
     """
     known = prompt[: end - start + 1]
-    yield from zip(known[1:], known, strict=False)
     if len(known) > end - start:
+        yield from zip(known[1:], known, strict=False)
         return
     logits = feed(known, start)
-    token = known[-1]
+    yield from zip(known[1:], known, strict=False)
+    tokens = [*text, *known]
     for position in range(start + len(known), end + 1):
-        following = sampler.sample(logits)
+        previous, following = tokens[-1], sampler.sample(logits, tokens)
         if following in stop:
             return
-        yield following, token
-        token = following
+        tokens.append(following)
+        yield following, previous
         if position < end:
-            logits = feed([token], position)
+            logits = feed([following], position)

@@ -66,8 +66,15 @@ def load_gguf(path: Path, progress: Callable[[int, int], None] | None = None) ->
         for key in ("eos_token_id", "eot_token_id")
         if (token := metadata.get(f"tokenizer.ggml.{key}")) is not None
     )
-    template = metadata.get("tokenizer.chat_template")
-    return Checkpoint(config, weights, _read_tokenizer(metadata, config), template, stop)
+    return Checkpoint(
+        config,
+        weights,
+        _read_tokenizer(metadata, config),
+        metadata.get("tokenizer.chat_template"),
+        metadata.token_text("bos"),
+        metadata.token_text("eos"),
+        stop,
+    )
 
 
 class _Metadata:
@@ -81,6 +88,11 @@ class _Metadata:
         """The value of a key, or None."""
         field = self._fields.get(key)
         return None if field is None else field.contents()
+
+    def token_text(self, name: str) -> str:
+        """The text of a token that has a name, such as bos; empty without one."""
+        token = self.get(f"tokenizer.ggml.{name}_token_id")
+        return "" if token is None else self.require("tokenizer.ggml.tokens")[token]
 
     def require(self, key: str) -> Any:
         """The value of a key that must be there."""

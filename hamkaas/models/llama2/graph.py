@@ -1,6 +1,6 @@
 """The transformer as tensor graphs: one token in, or a chunk of them, logits out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class Transformer:
     def __init__(self, config: Config, weights: Mapping[str, Weight]):
         self.config = config
         self._weights = weights
-        self._known: dict[str, list[hk.Tensor]] = {}
+        self._known: dict[str, Sequence[hk.Tensor]] = {}
         self._rotations = hk.ConstantTensor(rotations(config), "rotations")
         shape = [config.max_positions, config.num_kv_heads, config.head_dim]
         names = [f"layers.{layer}.{kind}" for layer in range(config.num_layers) for kind in ("keys", "values")]
@@ -69,9 +69,9 @@ class Transformer:
         """Logits after a chunk of `size` tokens: [vocab_size] after token number `row`, or [size, vocab_size].
 
         Inputs, all int64: `tokens`, `positions` and `lengths` [size]; `begin` and `end` [1], the positions from the
-        first to behind the last; `row` [1], unless all rows are wanted. Token i sees the first lengths[i] = positions[i]
-        + 1 positions of the context. What fills up a chunk has a length of 0: it sees nothing and is seen by nobody, if
-        its positions are written again before a length reaches them.
+        first to behind the last; `row` [1], unless all rows are wanted. Token i sees the first lengths[i] positions of
+        the context, which is positions[i] + 1. What fills up a chunk has a length of 0: it sees nothing and is seen by
+        nobody, if its positions are written again before a length reaches them.
         """
         tokens, positions, lengths = (
             hk.InputTensor(name, "int64", [size]) for name in ("tokens", "positions", "lengths")
@@ -110,7 +110,7 @@ class Transformer:
             parts = [part.gather(rows) for part in parts]
         return parts[0] if len(parts) == 1 else hk.dequantize(*parts)
 
-    def _constants(self, name: str) -> list[hk.Tensor]:
+    def _constants(self, name: str) -> Sequence[hk.Tensor]:
         """The numbers of a weight and, if it is quantized, their scales."""
         if (known := self._known.get(name)) is None:
             array = self._weights[name]
