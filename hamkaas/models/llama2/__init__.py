@@ -14,7 +14,7 @@ from hamkaas.models.llama2.generate import (
     parts,
 )
 from hamkaas.models.llama2.graph import Transformer, build_chunk, build_graphs, build_step
-from hamkaas.models.llama2.load import load_checkpoint
+from hamkaas.models.llama2.load import load_checkpoint, load_tokenizer
 from hamkaas.models.llama2.meter import Meter
 from hamkaas.models.llama2.perplexity import Perplexity, model_rows, perplexity
 from hamkaas.models.llama2.sampler import Sampler, Xorshift
@@ -25,7 +25,6 @@ from hamkaas.models.llama2.tokenizer import (
     StopStrings,
     TextStream,
     Tokenizer,
-    load_tokenizer,
 )
 
 __all__ = [

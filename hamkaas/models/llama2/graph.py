@@ -17,12 +17,14 @@ CHUNK = "chunk"
 
 
 def rotations(config: Config) -> NDArray[np.float32]:
-    """The table of rotary embedding (arXiv:2104.09864): (cos, sin) of position * theta^(-2i/head_dim).
+    """The table of rotary embedding (arXiv:2104.09864): (cos, sin) of position * theta^(-2i/head_dim) / divisor.
 
     Shape [max_positions, head_dim / 2, 2]; computed in float32, as llama2.c does.
     """
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     frequencies = np.float32(1) / np.power(np.float32(config.rope_theta), exponents)
+    if config.rope_divisors:
+        frequencies = frequencies / np.array(config.rope_divisors, np.float32)
     angles = np.arange(config.max_positions, dtype=np.float32)[:, None] * frequencies
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
@@ -108,7 +110,9 @@ class Transformer:
         parts = self._constants(name)
         if rows is not None:
             parts = [part.gather(rows) for part in parts]
-        return parts[0] if len(parts) == 1 else hk.dequantize(*parts)
+        if len(parts) == 2:
+            return hk.dequantize(*parts)
+        return parts[0] if parts[0].dtype == np.float32 else parts[0].cast("float32")
 
     def _constants(self, name: str) -> Sequence[hk.Tensor]:
         """The numbers of a weight and, if it is quantized, their scales."""

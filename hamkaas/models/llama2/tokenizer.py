@@ -18,9 +18,6 @@ from hamkaas.errors import CheckpointError
 
 BOS = 1
 EOS = 2
-FIRST_BYTE = 3
-"""The token of byte 0."""
-
 _BYTE = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -54,6 +51,18 @@ class ScoredTokenizer:
         """The token of each piece; of equal pieces the first."""
         return {piece: token for token, piece in reversed(list(enumerate(self.pieces)))}
 
+    @cached_property
+    def first_byte(self) -> int:
+        """The token of byte 0; those of the other bytes follow."""
+        return self.token_of.get(b"<0x00>", 3)
+
+    def padded(self, vocab_size: int) -> "ScoredTokenizer":
+        """The same with tokens that nobody writes, up to the size of a model's vocabulary; not for a larger one."""
+        more = vocab_size - len(self.pieces)
+        if more < 0:
+            raise CheckpointError(f"expected a tokenizer of at most {vocab_size} tokens, got {len(self.pieces)}")
+        return ScoredTokenizer((*self.pieces, *[b""] * more), (*self.scores, *[0.0] * more), self.control)
+
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, after BOS. Characters that are no token are encoded byte by byte."""
         return [BOS, *self._encode_text(text, starts=True)]
@@ -75,7 +84,7 @@ class ScoredTokenizer:
         for character in text:
             piece = character.encode("utf-8", "surrogateescape")
             token = self.token_of.get(piece)
-            parts.extend([token] if token is not None else [byte + FIRST_BYTE for byte in piece])
+            parts.extend([token] if token is not None else [byte + self.first_byte for byte in piece])
         return self._merge(parts)
 
     def _merge(self, tokens: list[int]) -> list[int]:
@@ -184,7 +193,7 @@ class StopStrings:
         return text
 
 
-def load_tokenizer(path: Path, vocab_size: int) -> ScoredTokenizer:
+def load_llama2c_tokenizer(path: Path, vocab_size: int) -> ScoredTokenizer:
     """Reads a tokenizer of `vocab_size` tokens. Raises `CheckpointError` for a file of another size or kind."""
     try:
         data = path.read_bytes()
