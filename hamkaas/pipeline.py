@@ -25,9 +25,11 @@ from xdsl.transforms.common_subexpression_elimination import CommonSubexpression
 from hamkaas import knobs
 from hamkaas.errors import CompileError, HamkaasError
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
+from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
 from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
+from hamkaas.passes.program_overlap_launches import ProgramOverlapLaunchesPass
 from hamkaas.passes.program_plan_memory import ProgramPlanMemoryPass
 from hamkaas.passes.program_schedule import ProgramSchedulePass
 from hamkaas.passes.verify_dominance import VerifyDominancePass
@@ -51,6 +53,7 @@ SYMBOLS = ("hamkaas.weight", "hamkaas.state")
 
 def stages(target: Target) -> tuple[Stage, ...]:
     """The stages for a target, in order."""
+    overlap = (ProgramOverlapLaunchesPass(),) if target == "cuda" else ()
     return (
         Stage(
             "graph",
@@ -61,7 +64,7 @@ def stages(target: Target) -> tuple[Stage, ...]:
         Stage(
             "partitioned",
             "groups of operations that become one kernel each, equal ones only once",
-            (HamkaasOutlineGroupsPass(), HamkaasDedupGroupsPass()),
+            (HamkaasOutlineGroupsPass(copy_norms=target == "cuda"), HamkaasMergeGroupsPass(), HamkaasDedupGroupsPass()),
             ("builtin", "func", "hamkaas"),
         ),
         Stage(
@@ -73,7 +76,7 @@ def stages(target: Target) -> tuple[Stage, ...]:
         Stage(
             "program",
             "launches in order, over planned memory",
-            (ProgramSchedulePass(), ProgramPlanMemoryPass(), ProgramInsertBarriersPass()),
+            (ProgramSchedulePass(), ProgramPlanMemoryPass(), ProgramInsertBarriersPass(), *overlap),
             ("builtin", *SYMBOLS, "program", *KERNEL_BODIES),
         ),
     )

@@ -132,6 +132,9 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     yield "rope-epilogue", _rope
     yield "residual-epilogue", _residual
     yield "gated", _gated
+    for n, k in ((40, 88), (64, 33), (7, 5), (300, 64)):
+        yield f"qkv-{n}x{k}", lambda n=n, k=k: _qkv(n, k)
+        yield f"twins-{n}x{k}", lambda n=n, k=k: _twins(n, k)
     for dtype in (np.float16, ml_dtypes.bfloat16):
         yield f"cast-{np.dtype(dtype).name}", lambda d=dtype: _cast(d)
     yield "dequantize", _dequantize
@@ -231,6 +234,31 @@ def _gated() -> Case:
     x = m.real(40)
     hidden = (x @ m.real(88, 40).permute(1, 0)).silu() * (x @ m.real(88, 40).permute(1, 0))
     return m.case(x + hidden @ m.real(40, 88).permute(1, 0))
+
+
+def _qkv(n: int, k: int) -> Case:
+    """Products of one normalized vector: one kernel with several results, some of them updates."""
+    m = Maker(19)
+    x = m.real(n)
+    h = x.rms_norm(m.real(n))
+    keys = m.real(6, k).replace((h @ m.real(n, k)).reshape(1, k), m.index(2), m.index(3))
+    values = m.real(6, k).replace((h @ m.real(k, n).permute(1, 0)).reshape(1, k), m.index(5), m.index(6))
+    return m.case((h @ m.real(k, n).permute(1, 0)).silu(), keys, values, (h @ m.real(2 * k, n).permute(1, 0)) + 1)
+
+
+def _twins(n: int, k: int) -> Case:
+    """Products that run through the same loops, with right sides of both layouts."""
+    m = Maker(20)
+    x, y = m.real(n), m.real(3, n)
+    h = x.rms_norm(m.real(n))
+    outputs = [
+        (h @ m.real(k, n).permute(1, 0)).silu() * (h @ m.real(k, n).permute(1, 0)),
+        (h @ m.real(n, k)).silu() * (h @ m.real(n, k)),
+        (x @ m.real(n, k)) + (x @ m.real(k, n).permute(1, 0)),
+        (y @ m.real(k, n).permute(1, 0)).silu() * (y @ m.real(k, n).permute(1, 0)),
+        (y @ m.real(n, k)).silu() * (y @ m.real(n, k)),
+    ]
+    return m.case(*outputs)
 
 
 def _cast(dtype: Any) -> Case:

@@ -165,6 +165,9 @@ class _KernelPrinter:
         types = [arg.type for arg in func.body.block.args]
         wide = any(kernel.is_memref(t) and prod(t.get_shape()) >= 1 << 31 for t in types)
         self.index_type = "long long" if wide else "int"
+        constant = func.constants
+        self.changing = {arg for arg in func.body.block.args if constant is not None and arg.index not in constant}
+        """Arguments that launches may still be writing when this one starts."""
 
     def text(self) -> str:
         """The kernel's definition."""
@@ -176,7 +179,9 @@ class _KernelPrinter:
         for arg in self.func.body.block.args:
             assert kernel.is_memref(arg.type)
             const = "" if arg in stored else "const "
-            args.append(f"{const}{self.type(arg.type.element_type)}* __restrict__ {self.name(arg)}")
+            # what is const and restrict may be read at any time: before the launches that write it have ended, too
+            restrict = "" if const and arg in self.changing else "__restrict__ "
+            args.append(f"{const}{self.type(arg.type.element_type)}* {restrict}{self.name(arg)}")
         self.block(self.func.body.block)
         block, grid = self.func.block.value.data, self.func.grid.value.data
         head = [
@@ -262,6 +267,10 @@ class _KernelPrinter:
                 self.store(op)
             case kernel.BarrierOp():
                 self.line("__syncthreads();")
+            case kernel.LaunchDependentsOp():
+                self.line('asm volatile("griddepcontrol.launch_dependents;");')
+            case kernel.WaitDependencyOp():
+                self.line('asm volatile("griddepcontrol.wait;" ::: "memory");')
             case vector.BroadcastOp():
                 self.names[op.vector] = self.names[op.source] * _width(op.vector)
             case vector.ExtractOp():
@@ -383,7 +392,7 @@ class _KernelPrinter:
         size = width * _BYTES[str(element)]
         base, index = self.get(op.memref), self.get(op.index)
         aligned = op.align is not None and op.align.value.data >= size and size in _WORDS
-        streams = op.cache is not None and (aligned or (width == 1 and size == 4))
+        streams = op.cache is not None and (aligned or (width == 1 and size == 4)) and op.memref not in self.changing
         if width == 1 and not streams:
             self.define(op.result, [f"{base}[{index}]"])
         elif not aligned and not streams:

@@ -98,14 +98,15 @@ class _Planner:
                 case program.BarrierOp():
                     barrier = True
                 case program.LaunchOp() | program.CopyOp():
-                    steps.append(self._step(op, refs, barrier))
+                    after_launch = bool(steps) and isinstance(steps[-1], Launch)
+                    steps.append(self._step(op, refs, barrier, after_launch))
                     barrier = False
                 case _:
                     raise AssertionError(f"{op.name} is not a step of a program")
         ordered = tuple(outputs[position] for position in range(len(outputs)))
         return Program(function.sym_name.data, tuple(inputs), ordered, tuple(steps), tuple(checks), kernel.FAULTS)
 
-    def _step(self, op: Operation, refs: dict[SSAValue, BufferRef], barrier: bool) -> Launch | Copy:
+    def _step(self, op: Operation, refs: dict[SSAValue, BufferRef], barrier: bool, after_launch: bool) -> Launch | Copy:
         if isinstance(op, program.CopyOp):
             return Copy(refs[op.source], refs[op.target], spec_of("", op.source.type).nbytes, barrier)
         assert isinstance(op, program.LaunchOp)
@@ -116,6 +117,7 @@ class _Planner:
             block=callee.block.value.data,
             args=tuple(refs[arg] for arg in op.args),
             barrier=barrier,
+            overlap=after_launch and callee.constants is not None,
             cost=sum(spec_of("", arg.type).nbytes for arg in op.args),
             label=callee.label.data,
         )

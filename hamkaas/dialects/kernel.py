@@ -212,7 +212,9 @@ class FuncOp(IRDLOperation):
 
     Arguments are flat memrefs: the `inputs` of the group that the kernel came from, then a buffer for each result that
     is not written in place, then, if `status` is set, one i64 for faults. `results` names the argument of each
-    result. `bounds` and `spans` say which index arguments the host may check beforehand.
+    result. `bounds` and `spans` say which index arguments the host may check beforehand. `constants`, where it is
+    given, names the arguments that no launch writes: the kernel may start before the launches ahead of it have ended
+    and read these, but nothing else until `kernel.wait_dependency`.
 
     ```mlir
     kernel.func @copy(%x: memref<256xf32>, %y: memref<256xf32>)
@@ -240,6 +242,7 @@ class FuncOp(IRDLOperation):
     num_inputs_ = prop_def(IntegerAttr[I64], prop_name="inputs")
     status = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
     label = prop_def(StringAttr, default_value=StringAttr(""))
+    constants_ = opt_prop_def(DenseArrayBase.constr(i64), prop_name="constants")
     body = region_def("single_block")
     traits = traits_def(SymbolOpInterface(), IsolatedFromAbove())
     _DEFAULTS: ClassVar = {
@@ -316,6 +319,14 @@ class FuncOp(IRDLOperation):
         if any(not 0 <= arg < len(inputs) for arg in self.result_args):
             named = ", ".join(map(str, self.result_args))
             raise VerifyException(f"expected results to name arguments 0 to {len(inputs) - 1}, got {named}")
+        if any(not 0 <= arg < len(inputs) for arg in self.constants or ()):
+            named = ", ".join(map(str, self.constants or ()))
+            raise VerifyException(f"expected constants to name arguments 0 to {len(inputs) - 1}, got {named}")
+
+    @property
+    def constants(self) -> tuple[int, ...] | None:
+        """The arguments that no launch writes; None for a kernel that starts after all launches before it."""
+        return None if self.constants_ is None else tuple(int(arg) for arg in self.constants_.get_values())
 
     @property
     def result_args(self) -> tuple[int, ...]:
@@ -484,6 +495,38 @@ class BarrierOp(IRDLOperation):
 
 
 @irdl_op_definition
+class LaunchDependentsOp(IRDLOperation):
+    """Lets the next launch start its blocks once all blocks of this one have come here; its results are not ready yet.
+
+    The start of programmatic dependent launch, of which `kernel.wait_dependency` is the end.
+
+    ```mlir
+    kernel.launch_dependents
+    ```
+    """
+
+    name = "kernel.launch_dependents"
+    traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
+    assembly_format = "attr-dict"
+
+
+@irdl_op_definition
+class WaitDependencyOp(IRDLOperation):
+    """Waits until all launches before this one have ended; what they wrote is seen by all that follows.
+
+    What stands before it may touch nothing but memory that no launch writes.
+
+    ```mlir
+    kernel.wait_dependency
+    ```
+    """
+
+    name = "kernel.wait_dependency"
+    traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
+    assembly_format = "attr-dict"
+
+
+@irdl_op_definition
 class ShuffleXorOp(IRDLOperation):
     """The value that the thread with number (own number xor `mask`) of the warp has; all 32 threads take part.
 
@@ -620,6 +663,8 @@ KERNEL = Dialect(
         LoadOp,
         StoreOp,
         BarrierOp,
+        LaunchDependentsOp,
+        WaitDependencyOp,
         ShuffleXorOp,
         ReduceOp,
         PackOp,

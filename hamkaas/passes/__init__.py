@@ -3,9 +3,11 @@
 from xdsl.passes import ModulePass
 
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
+from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
 from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
+from hamkaas.passes.program_overlap_launches import ProgramOverlapLaunchesPass
 from hamkaas.passes.program_plan_memory import ProgramPlanMemoryPass
 from hamkaas.passes.program_schedule import ProgramSchedulePass
 from hamkaas.passes.verify_dominance import VerifyDominancePass
@@ -13,10 +15,12 @@ from hamkaas.passes.verify_dominance import VerifyDominancePass
 ALL_PASSES: tuple[type[ModulePass], ...] = (
     VerifyDominancePass,
     HamkaasOutlineGroupsPass,
+    HamkaasMergeGroupsPass,
     HamkaasDedupGroupsPass,
     HamkaasToKernelPass,
     ProgramSchedulePass,
     ProgramPlanMemoryPass,
     ProgramInsertBarriersPass,
+    ProgramOverlapLaunchesPass,
 )
 """In the order in which the pipeline runs them."""

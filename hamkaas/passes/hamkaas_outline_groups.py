@@ -20,7 +20,7 @@ REDUCTIONS = (
     hamkaas.AttentionOp,
     hamkaas.SampleOp,
 )
-"""Operations that decide the loops of a kernel; a group holds at most one."""
+"""Operations that decide the loops of a kernel; a group holds one, or products that run through the same loops."""
 
 TAKES_PRODUCERS = (hamkaas.RmsNormOp, hamkaas.SlicedSoftmaxOp, hamkaas.ArgmaxOp)
 """Reductions that read an element a few times only, so that computing it on the way in costs little."""
@@ -48,7 +48,7 @@ class Group:
 
     root: Operation
     members: set[Operation] = field(default_factory=set[Operation])
-    reduction: Operation | None = None
+    reductions: list[Operation] = field(default_factory=list[Operation])
     size: int = 0
     """Members, and what is copied into the group."""
 
@@ -64,10 +64,14 @@ class HamkaasOutlineGroupsPass(ModulePass):
        input only a few times, or the consumers of a reduction;
     2. a reduction joins a group of pointwise operations through which its result can be followed, element by element,
        to the place where it is stored;
-    3. anything else is the root of a new group. So is what a function returns, what a state is set to, and the
+    3. a product joins a group that has another one already, if both multiply the same left side by right sides of one
+       type and their results meet element by element (the gate of a feed-forward layer);
+    4. anything else is the root of a new group. So is what a function returns, what a state is set to, and the
        base of a `hamkaas.replace_slice`, which is updated in place.
 
-    Views, gathers and constants are copied into each group that reads them, since they only change an address.
+    Views, gathers and constants are copied into each group that reads them, since they only change an address. So is
+    a `hamkaas.rms_norm` of one row that nothing but products read, if `copy-norms` is set: each computes its one scale
+    for itself, which is cheaper than to wait for another kernel.
 
     ```
     %0 = hamkaas.matmul %x, %w                   %2 = hamkaas.execute @g0(%x, %w, %y)
@@ -81,10 +85,13 @@ class HamkaasOutlineGroupsPass(ModulePass):
     max_ops: int = 32
     """The most operations that a group holds: bounds the size of a kernel."""
 
+    copy_norms: bool = False
+    """Whether norms of one row are copied into the groups that read them: for targets where a kernel's start costs."""
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         number = sum(isinstance(child, hamkaas.GroupOp) for child in op.body.block.ops)
         for function in [child for child in op.body.block.ops if isinstance(child, func.FuncOp)]:
-            partition = Partition(function.body.block, self.max_ops)
+            partition = Partition(function.body.block, self.max_ops, self.copy_norms)
             for group in partition.groups:
                 _outline(group, partition, f"g{number}", op)
                 number += 1
@@ -94,8 +101,9 @@ class HamkaasOutlineGroupsPass(ModulePass):
 class Partition:
     """Which operation of a block belongs to which group."""
 
-    def __init__(self, block: Block, max_ops: int):
+    def __init__(self, block: Block, max_ops: int, copy_norms: bool):
         self.max_ops = max_ops
+        self.copy_norms = copy_norms
         self.order = {op: number for number, op in enumerate(block.ops)}
         self.group_of: dict[Operation, Group] = {}
         self.readers: dict[Operation, set[Group]] = {}
@@ -109,7 +117,8 @@ class Partition:
 
     def _place(self, op: Operation, roots: list[Group]) -> None:
         users = self._groups_that_read(op)
-        if isinstance(op, FREE) and (copies := self._may_copy(users)) is not None:
+        is_copied = isinstance(op, FREE) or (self.copy_norms and _is_prologue(op))
+        if is_copied and (copies := self._may_copy(users)) is not None:
             self.readers[op] = copies
             for group in copies:
                 group.size += 1
@@ -122,7 +131,7 @@ class Partition:
         group.size += 1
         self.group_of[op] = group
         if isinstance(op, REDUCTIONS):
-            group.reduction = op
+            group.reductions.append(op)
 
     def _groups_that_read(self, op: Operation) -> set[Group | None]:
         """The groups of an operation's users, through what is copied; None stands for a user that is in no group."""
@@ -147,11 +156,12 @@ class Partition:
         if len(users) > 1 and any(user in self.readers for user in users):
             return False  # would be computed once for each view, and what feeds it twice as often again
         if isinstance(op, REDUCTIONS):
-            follows = not isinstance(op, hamkaas.ArgmaxOp | hamkaas.SampleOp) and self._can_follow(op, group)
-            return group.reduction is None and follows
-        if group.reduction is None or isinstance(group.reduction, TAKES_PRODUCERS):
+            if isinstance(op, hamkaas.ArgmaxOp | hamkaas.SampleOp) or (path := self._path(op, group)) is None:
+                return False
+            return all(_are_twins(op, other) and path == self._path(other, group) for other in group.reductions)
+        if all(isinstance(reduction, TAKES_PRODUCERS) for reduction in group.reductions):
             return True
-        return not self._feeds(op, group.reduction)
+        return not any(self._feeds(op, reduction) for reduction in group.reductions)
 
     def _feeds(self, op: Operation, reduction: Operation) -> bool:
         """Whether the reduction is computed from `op`, within its group."""
@@ -165,8 +175,8 @@ class Partition:
                 todo.extend(use.operation for use in current.results[0].uses)
         return False
 
-    def _can_follow(self, op: Operation, group: Group) -> bool:
-        """Whether each element of a reduction's result can be followed to one element of the group's result.
+    def _path(self, op: Operation, group: Group) -> tuple[Operation, ...] | None:
+        """The views between a reduction and the root, if each element of its result makes one of the group's result.
 
         So it is if all paths to the root pass through pointwise operations that keep the shape (never as the operand
         that broadcasts), through the same reshapes and permutes, and nothing else.
@@ -181,13 +191,28 @@ class Partition:
             for use in current.results[0].uses:
                 user = use.operation
                 if not _keeps_elements(user, use.index):
-                    return False
+                    return None
                 path = (*views[current], user) if isinstance(user, INVERTIBLE) else views[current]
                 if views.setdefault(user, path) != path:
-                    return False
+                    return None
                 if user not in todo:
                     todo.append(user)
-        return True
+        return views[group.root]
+
+
+def _is_prologue(op: Operation) -> bool:
+    """Whether it is a norm of one row that only products read, as their left side."""
+    if not isinstance(op, hamkaas.RmsNormOp) or len(tensor_type(op.result).get_shape()) > 1:
+        return False
+    uses = list(op.result.uses)
+    return bool(uses) and all(isinstance(use.operation, hamkaas.MatmulOp) and use.index == 0 for use in uses)
+
+
+def _are_twins(op: Operation, other: Operation) -> bool:
+    """Whether two products run through the same loops."""
+    if not isinstance(op, hamkaas.MatmulOp) or not isinstance(other, hamkaas.MatmulOp):
+        return False
+    return op.lhs is other.lhs and op.rhs.type == other.rhs.type
 
 
 def _keeps_elements(user: Operation, operand: int) -> bool:

@@ -121,7 +121,7 @@ class Scheduler:
         self._check_inputs(function, inputs)
         for value, arg in zip(op.outputs, function.result_args, strict=True):
             if arg < len(inputs):
-                args[arg] = self.buffers[value] = self._updated(op, inputs, arg, args[arg])
+                args[arg] = self.buffers[value] = self._updated(op, value, arg, args[arg])
                 continue
             buffer = self._result_buffer(value)
             self.buffers[value] = buffer
@@ -137,11 +137,11 @@ class Scheduler:
             return self._declare(program.OutputOp(position, memref_of(value)), value.name_hint)
         return self._declare(program.TempOp(memref_of(value)), value.name_hint)
 
-    def _updated(self, op: hamkaas.ExecuteOp, inputs: list[SSAValue], arg: int, buffer: SSAValue) -> SSAValue:
+    def _updated(self, op: hamkaas.ExecuteOp, new: SSAValue, arg: int, buffer: SSAValue) -> SSAValue:
         """The buffer in which an update takes place: that of the old value, or a copy of it."""
-        old = inputs[arg]
-        is_last = self.last_use[self._identity(old)] is op and inputs.count(old) == 1
-        if is_last and self._may_write(old, op.outputs[0]):
+        old = op.inputs[arg]
+        is_last = self.last_use[self._identity(old)] is op and list(op.inputs).count(old) == 1
+        if is_last and self._may_write(old, new):
             return buffer
         copy = self._declare(program.TempOp(memref_of(old)), old.name_hint)
         self._add(program.CopyOp(buffer, copy))

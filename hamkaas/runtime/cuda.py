@@ -204,15 +204,15 @@ class CudaRuntime:
             check(driver.cuGraphExecDestroy(graph))
         self._graphs.clear()
 
-    def _graph(self, number: int, external: tuple[int | None, ...], downloads: bool) -> Any:
-        """The instantiated graph of a program with these device pointers as inputs (None: uploaded from the host)."""
-        key = (number, external, downloads)
+    def _graph(self, number: int, external: tuple[int | None, ...], uploads: bool, downloads: bool) -> Any:
+        """The instantiated graph of a program with these device pointers as inputs (None: what the host uploads)."""
+        key = (number, external, uploads, downloads)
         if (graph := self._graphs.get(key)) is not None:
             self._graphs.move_to_end(key)
             return graph
         check(driver.cuStreamBeginCapture(self._stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
         try:
-            self._enqueue(number, external, downloads)
+            self._enqueue(number, external, uploads, downloads)
         except BaseException:
             driver.cuStreamEndCapture(self._stream)
             raise
@@ -227,12 +227,12 @@ class CudaRuntime:
             check(driver.cuGraphExecDestroy(oldest))
         return graph
 
-    def _enqueue(self, number: int, external: tuple[int | None, ...], downloads: bool) -> None:
+    def _enqueue(self, number: int, external: tuple[int | None, ...], uploads: bool, downloads: bool) -> None:
         """Puts one run of a program into the stream."""
         program, staging = self._artifact.programs[number], self._staging[number]
         inputs = [staging.device_input(i) if pointer is None else pointer for i, pointer in enumerate(external)]
         for i, (spec, pointer) in enumerate(zip(program.inputs, external, strict=True)):
-            if pointer is None:
+            if pointer is None and uploads:
                 source = staging.pinned_input(i)
                 check(driver.cuMemcpyHtoDAsync(inputs[i], source, spec.nbytes, self._stream))
         for step in program.steps:
@@ -245,13 +245,22 @@ class CudaRuntime:
             for i, spec in enumerate(program.outputs):
                 target, source = staging.pinned_output(i), staging.device_output(i)
                 check(driver.cuMemcpyDtoHAsync(target, source, spec.nbytes, self._stream))
-        check(driver.cuMemcpyDtoHAsync(staging.pinned_output(len(program.outputs)), self._status, 8, self._stream))
+        if uploads or downloads:
+            check(driver.cuMemcpyDtoHAsync(staging.pinned_output(len(program.outputs)), self._status, 8, self._stream))
 
     def _launch(self, step: Launch, args: Sequence[int]) -> None:
         """Enqueues one kernel; its arguments are pointers only, its shared memory is static."""
         parameters = (tuple(args), (ctypes.c_void_p,) * len(args))
-        function = self._functions[step.kernel]
-        check(driver.cuLaunchKernel(function, step.grid, 1, 1, step.block, 1, 1, 0, self._stream, parameters, 0))
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = step.grid, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = step.block, 1, 1
+        config.hStream = self._stream
+        if step.overlap:  # programmatic dependent launch: the kernel waits for what is ahead of it by itself
+            attribute = driver.CUlaunchAttribute()
+            attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+            attribute.value.programmaticStreamSerializationAllowed = 1
+            config.attrs, config.numAttrs = [attribute], 1
+        check(driver.cuLaunchKernelEx(config, self._functions[step.kernel], parameters, 0))
 
     def _address(self, ref: BufferRef, staging: "_Staging", inputs: Sequence[int]) -> int:
         match ref.space:
@@ -281,7 +290,7 @@ class CudaRuntime:
             staging = self._staging[program]
             external = tuple(self._place(array, i, staging) for i, array in enumerate(inputs))
             on_device = any(device_of(array) == "cuda" for array in inputs)
-            check(driver.cuGraphLaunch(self._graph(program, external, not on_device), self._stream))
+            check(driver.cuGraphLaunch(self._graph(program, external, True, not on_device), self._stream))
             plan = self._artifact.programs[program]
             outputs = self._copy_outputs(plan, staging) if on_device else []
             check(driver.cuStreamSynchronize(self._stream))
@@ -293,11 +302,11 @@ class CudaRuntime:
     def replay(self, program: int, times: int) -> float:
         """Runs a program again on its last inputs, without the host in between; gives seconds per run.
 
-        The time is the device's, between events around all runs.
+        The time is the device's, between events around all runs; nothing is uploaded or downloaded.
         """
         with self._lock:
             check(driver.cuCtxSetCurrent(self._context))
-            graph = self._graph(program, (None,) * len(self._artifact.programs[program].inputs), True)
+            graph = self._graph(program, (None,) * len(self._artifact.programs[program].inputs), False, False)
             with ExitStack() as stack:
                 events = [_event(stack) for _ in range(2)]
                 check(driver.cuEventRecord(events[0], self._stream))

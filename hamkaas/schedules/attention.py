@@ -4,9 +4,11 @@ Three passes over the positions: scores and their maximum; exponentials and thei
 values. The scores of one query stay in the block's own memory.
 """
 
+from functools import partial
+
 from xdsl.ir import SSAValue
 
-from hamkaas.dialects import hamkaas, kernel
+from hamkaas.dialects import hamkaas
 from hamkaas.dialects.kernel import Combine
 from hamkaas.errors import CompileError
 from hamkaas.schedules.elements import Position, shape_of
@@ -24,7 +26,7 @@ MAX_ACCUMULATORS = 16
 """Vectors of the result that one pass over the positions keeps in registers."""
 
 
-def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> kernel.FuncOp:
+def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> tuple[int, int]:
     """Lowers a group around one attention. Raises `CompileError` where the cache is too long for this schedule."""
     b, e = lowering.builder, lowering.elements
     *queries, heads, d = shape_of(op.query)
@@ -58,7 +60,7 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> kernel.FuncO
 
     lowest = b.real(float("-inf"))
     (largest,) = b.loop(b.index(thread), b.index(length), threads, [lowest], score_of, "j")
-    largest = team.across(largest, lambda x, y: b.combine(Combine.MAX, x, y))
+    (largest,) = team.across([largest], [partial(b.combine, Combine.MAX)])
     if threads > 1:
         b.barrier()
 
@@ -87,7 +89,7 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> kernel.FuncO
     def finish(chunk: Index, sum: SSAValue) -> None:
         place: Position = (*at, chunk)
         lowering.tile(op.result, {place: b.mul(sum, scale)})
-        lowering.store_outputs(op.result, place)
+        lowering.store_output(op.result, place)
 
     lane = Index.of(Lane(width)) if width > 1 else Index.of(0)
     if threads == 1:
@@ -96,19 +98,19 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> kernel.FuncO
             some = chunks[start : start + MAX_ACCUMULATORS]
             for chunk, value in zip(some, weighted(Index.of(0), 1, some), strict=True):
                 finish(chunk, value)
-        return lowering.finish(grid, 1)
+        return grid, 1
 
     number_of_chunks = d // width
     if number_of_chunks > threads:
         raise CompileError(f"hamkaas.attention: expected heads of at most {threads * width} elements, got {d}")
     splits = threads // number_of_chunks
-    partial = b.shared(splits * d)
+    parts = b.shared(splits * d)
     mine = b.var(b.index(thread % number_of_chunks), number_of_chunks, "chunk") * width + lane
     split = thread // number_of_chunks
 
     def part() -> None:
         (value,) = weighted(split, splits, [mine])
-        e.store(value, partial, split * d + mine)
+        e.store(value, parts, split * d + mine)
 
     if threads % number_of_chunks:
         b.when(b.compare("slt", b.index(split), b.number(splits)), part)
@@ -120,8 +122,8 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> kernel.FuncO
         chunk = b.var(b.index(thread), number_of_chunks, "chunk") * width + lane
         total = b.real(0.0, width)
         for number in range(splits):
-            total = b.add(total, e.load_raw(partial, chunk + number * d))
+            total = b.add(total, e.load_raw(parts, chunk + number * d))
         finish(chunk, total)
 
     b.when(b.compare("slt", b.index(thread), b.number(number_of_chunks)), join)
-    return lowering.finish(grid, threads)
+    return grid, threads

@@ -44,6 +44,8 @@ class Builder:
     def __init__(self, entry: Block):
         self.entry = entry
         self.block = entry
+        self.first_block = 0
+        """Number of the block in the grid that is block 0 for the schedule at work."""
         self._known: list[dict[Hashable, SSAValue]] = [{}]
 
     @property
@@ -133,9 +135,21 @@ class Builder:
             value.name_hint = hint
         return Index.of(Var(value, size))
 
+    @property
+    def block_number(self) -> Index:
+        """The number of this block in the grid."""
+        known = self._known[0]
+        if (value := known.get("block")) is None:
+            value = known["block"] = self._at_entry(kernel.BlockIdOp())
+        return self.var(value, 1 << 31, "block")
+
     def block_id(self, size: int, hint: str = "block") -> Index:
-        """The number of this block, in [0, size)."""
-        return Index.of(0) if size == 1 else self.var(self._one(kernel.BlockIdOp()), size, hint)
+        """The number of this block among those of the schedule at work, in [0, size)."""
+        if size == 1:
+            return Index.of(0)
+        if not self.first_block:
+            return self.var(self.index(self.block_number), size, hint)
+        return self.var(self.sub(self.index(self.block_number), self.number(self.first_block)), size, hint)
 
     def thread_id(self, size: int) -> Index:
         """The number of this thread, in [0, size)."""
@@ -321,11 +335,11 @@ class Builder:
 
     def when(
         self,
-        condition: SSAValue,
+        condition: SSAValue | Callable[[], SSAValue],
         then: Callable[[], Sequence[SSAValue] | None],
-        otherwise: Callable[[], Sequence[SSAValue]] | None = None,
+        otherwise: Callable[[], Sequence[SSAValue] | None] | None = None,
     ) -> list[SSAValue]:
-        """scf.if; with `otherwise`, both sides give the results."""
+        """scf.if; with `otherwise`, both sides give the results. A function as condition is asked after both."""
         regions: list[Region] = []
         results: list[Sequence[SSAValue]] = []
         outer = self.block
@@ -341,6 +355,7 @@ class Builder:
             results.append(values)
         self.block = outer
         types = [value.type for value in results[0]]
-        op = scf.IfOp(condition, types, regions[0], regions[1] if otherwise is not None else None)
+        decided = condition() if callable(condition) else condition
+        op = scf.IfOp(decided, types, regions[0], regions[1] if otherwise is not None else None)
         self.insert(op)
         return list(op.results)

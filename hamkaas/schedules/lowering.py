@@ -30,10 +30,8 @@ class Output:
 
     value: SSAValue
     memref: SSAValue
-    offset: Index
-    """Position of the first element in the buffer."""
-    condition: SSAValue | None
-    """Store only where this holds: the bounds of a replace_slice that were computed on the device."""
+    update: hamkaas.ReplaceSliceOp | None
+    """The operation whose base the buffer holds, if it is an update in place."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +88,12 @@ class Lowering:
         self.builder = Builder(self._block)
         buffers: dict[SSAValue, SSAValue] = dict(zip(args, self._block.args, strict=False))
         self.elements = Elements(self.builder, buffers, aligned=target == "cuda")
-        if self._uses:
-            self._report_faults()
         self.outputs = tuple(map(self._output, group.yielded.values, self._results))
+        """What the kernel computes."""
+        self.output = self.outputs[0]
+        """What the part at hand computes."""
+        self.ops: list[Operation] = []
+        """The operations that this takes."""
 
     def _name_arguments(self) -> None:
         args = self._block.args
@@ -135,7 +136,7 @@ class Lowering:
                 length = b.sub(self._bound(op.end), self._bound(op.begin))
                 report(b.compare("ne", length, b.integer(shape_of(op.replacement)[0])), 1)
 
-        first = b.compare("eq", b.index(b.block_id(2)), b.number(0))
+        first = b.compare("eq", b.index(b.block_number), b.number(0))
         if self.target == "cuda":
             first = b.both(first, b.compare("eq", b.index(b.thread_id(2)), b.number(0)))
         b.when(first, all_checks)
@@ -147,14 +148,17 @@ class Lowering:
             return self.builder.integer(constant)
         return self.builder.load(self.elements.buffers[value], self.builder.number(0))
 
-    def _fits(self, op: hamkaas.ReplaceSliceOp) -> SSAValue | None:
-        """Whether [begin, end) lies inside the base and has the replacement's rows; None where that is known."""
-        if not index_uses(op):
-            return None
+    def _fits(self, op: hamkaas.ReplaceSliceOp) -> SSAValue:
+        """Whether [begin, end) lies inside the base and has the replacement's rows."""
         b = self.builder
-        begin, end = self._bound(op.begin), self._bound(op.end)
-        inside = b.both(b.compare("sge", begin, b.integer(0)), b.compare("sle", end, b.integer(shape_of(op.base)[0])))
-        return b.both(inside, b.compare("eq", b.sub(end, begin), b.integer(shape_of(op.replacement)[0])))
+
+        def compute() -> SSAValue:
+            begin, end = self._bound(op.begin), self._bound(op.end)
+            high = b.integer(shape_of(op.base)[0])
+            inside = b.both(b.compare("sge", begin, b.integer(0)), b.compare("sle", end, high))
+            return b.both(inside, b.compare("eq", b.sub(end, begin), b.integer(shape_of(op.replacement)[0])))
+
+        return b.remember(("fits", op), compute)
 
     def _facts(self) -> tuple[list[kernel.BoundAttr], list[kernel.SpanAttr]]:
         """What the host may check beforehand, in terms of arguments."""
@@ -167,30 +171,49 @@ class Lowering:
         ]
         return bounds, spans
 
-    # outputs
+    # parts and outputs
+
+    def begin(self, output: Output, first_block: int) -> None:
+        """From here on the part for this output is lowered, whose first block is this one of the grid."""
+        self.output = output
+        self.builder.first_block = first_block
+        needed: set[Operation] = set()
+        todo = [output.value.owner]
+        while todo:
+            op = todo.pop()
+            if isinstance(op, Operation) and op not in needed:
+                needed.add(op)
+                todo.extend(operand.owner for operand in op.operands)
+        self.ops = [op for op in self.group.body.block.ops if op in needed]
 
     def _output(self, value: SSAValue, arg: int) -> Output:
-        memref = self._block.args[arg]
         op = value.owner
         if not isinstance(op, hamkaas.ReplaceSliceOp):
-            return Output(value, memref, Index.of(0), None)
+            return Output(value, self._block.args[arg], None)
+        return Output(op.replacement, self._block.args[arg], op)
+
+    def _offset(self, op: hamkaas.ReplaceSliceOp) -> Index:
+        """Position of the first element that an update writes."""
         (rows, *inner), size = shape_of(op.replacement), shape_of(op.base)[0]
-        begin = self.elements.index_at(op.begin, Index.of(0), size - rows + 1)
-        return Output(op.replacement, memref, begin * prod(inner), self._fits(op))
+        return self.elements.index_at(op.begin, Index.of(0), size - rows + 1) * prod(inner)
 
-    def store_outputs(self, anchor: SSAValue, index: Position) -> None:
-        """Computes and stores what element `index` of `anchor` becomes in each output."""
-        for output in self.outputs:
-            where = forward(anchor, index, output.value)
-            position = linearize(where, shape_of(output.value)) + output.offset
+    def store_output(self, anchor: SSAValue, index: Position) -> None:
+        """Computes and stores what element `index` of `anchor` becomes in the output."""
+        output = self.output
+        where = forward(anchor, index, output.value)
+        position = linearize(where, shape_of(output.value))
+        fits = None
+        if output.update is not None:
+            position = position + self._offset(output.update)
+            fits = self._fits(output.update) if index_uses(output.update) else None
 
-            def store(output: Output = output, where: Position = where, position: Index = position) -> None:
-                self.elements.store(self.elements.at(output.value, where), output.memref, position)
+        def store() -> None:
+            self.elements.store(self.elements.at(output.value, where), output.memref, position)
 
-            if output.condition is None:
-                store()
-            else:
-                self.builder.when(output.condition, store)
+        if fits is None:
+            store()
+        else:
+            self.builder.when(fits, store)
 
     def tile(self, value: SSAValue, entries: dict[Position, SSAValue]) -> None:
         """Makes elements of `value` known that the schedule has computed; a vector stands for each of its lanes too."""
@@ -204,6 +227,8 @@ class Lowering:
 
     def finish(self, grid: int, block: int) -> kernel.FuncOp:
         """The finished kernel."""
+        if self._uses:  # at the end: it waits for indices, and need not keep the rest from starting
+            self._report_faults()
         self._block.add_op(kernel.ReturnOp())
         bounds, spans = self._facts()
         label = self.group.attributes.get("label")

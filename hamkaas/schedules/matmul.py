@@ -9,13 +9,14 @@ axpy    neighbours along the columns are neighbours in memory (stored [in, out])
 tiled   CUDA, several rows: 64 x 64 tiles of the output, both sides staged through shared memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import gcd
 
 from xdsl.ir import SSAValue
 
-from hamkaas.dialects import hamkaas, kernel
+from hamkaas.dialects import hamkaas
 from hamkaas.dialects.kernel import Combine
 from hamkaas.schedules.elements import Position, shape_of
 from hamkaas.schedules.index import Index, Lane, Var
@@ -37,45 +38,55 @@ CPU_AXPY_ROWS, CPU_AXPY_VECTORS = 4, 2
 CUDA_THREADS = 256
 """Threads of a block of all CUDA products."""
 
+VECTORS = 32
+"""Products with one row: vectors of the matrix that a thread has in flight at most, 4 registers each."""
+
 CUDA_TILE, CUDA_DEPTH, CUDA_MICRO = 64, 16, 4
 """Tiled: outputs along a side of a block's tile, depth of a stage, outputs along a side of a thread's tile."""
 
 
 @dataclass(frozen=True)
 class Product:
-    """A matmul as [batch, m, n] x [batch, n, k], whatever its rank."""
+    """A matmul as [batch, m, n] x [batch, n, k], whatever its rank; or several, with one left side and equal sizes."""
 
-    op: hamkaas.MatmulOp
+    ops: tuple[hamkaas.MatmulOp, ...]
     batch: int
     m: int
     n: int
     k: int
 
     @staticmethod
-    def of(op: hamkaas.MatmulOp) -> "Product":
-        """The sizes of an operation."""
-        batch, m, n = (1, 1, *shape_of(op.lhs))[-3:]
-        return Product(op, batch, m, n, shape_of(op.rhs)[-1])
+    def of(ops: Sequence[hamkaas.MatmulOp]) -> "Product":
+        """The sizes of operations that have them in common."""
+        batch, m, n = (1, 1, *shape_of(ops[0].lhs))[-3:]
+        return Product(tuple(ops), batch, m, n, shape_of(ops[0].rhs)[-1])
+
+    @property
+    def lhs(self) -> SSAValue:
+        """The left side."""
+        return self.ops[0].lhs
 
     def lhs_at(self, b: Index, i: Index, n: Index) -> Position:
         """Where element (b, i, n) of the left side is."""
-        return (b, i, n)[3 - len(shape_of(self.op.lhs)) :]
+        return (b, i, n)[3 - len(shape_of(self.lhs)) :]
 
     def rhs_at(self, b: Index, n: Index, j: Index) -> Position:
         """Where element (b, n, j) of the right side is."""
-        return (b, n, j)[3 - len(shape_of(self.op.rhs)) :]
+        return (b, n, j)[3 - len(shape_of(self.ops[0].rhs)) :]
 
     def result_at(self, b: Index, i: Index, j: Index) -> Position:
         """Where element (b, i, j) of the result is."""
-        return (b, i, j)[3 - len(shape_of(self.op.result)) :]
+        return (b, i, j)[3 - len(shape_of(self.ops[0].result)) :]
 
 
-def lower_matmul(lowering: Lowering, op: hamkaas.MatmulOp) -> kernel.FuncOp:
-    """Lowers a group around one matrix product."""
-    product = Product.of(op)
+def lower_matmul(lowering: Lowering, ops: Sequence[hamkaas.MatmulOp]) -> tuple[int, int]:
+    """Lowers what is around a matrix product, or around several with one left side and equal sizes."""
+    product = Product.of(ops)
     along_inner = _inner_is_contiguous(lowering, product)
-    if (source := lowering.elements.source(op.rhs, product.rhs_at(*[Index.of(0)] * 3))) is not None and product.m == 1:
-        lowering.elements.streamed.add(source[0])
+    for op in ops:
+        source = lowering.elements.source(op.rhs, product.rhs_at(*[Index.of(0)] * 3))
+        if source is not None and product.m == 1:
+            lowering.elements.streamed.add(source[0])
     if lowering.target == "cpu":
         return _cpu_dot(lowering, product) if along_inner else _cpu_axpy(lowering, product)
     if product.m > 1 or product.batch > 1:
@@ -87,7 +98,7 @@ def _inner_is_contiguous(lowering: Lowering, product: Product) -> bool:
     """Whether the right side's neighbours along the inner axis are neighbours in memory."""
     placeholder = lowering.group.body.block.args[0]
     n, j = Var(placeholder, product.n), Var(placeholder, product.k)
-    found = lowering.elements.source(product.op.rhs, product.rhs_at(Index.of(0), Index.of(n), Index.of(j)))
+    found = lowering.elements.source(product.ops[0].rhs, product.rhs_at(Index.of(0), Index.of(n), Index.of(j)))
     if found is None:
         return False
     if product.n == 1 or product.k == 1:
@@ -97,7 +108,7 @@ def _inner_is_contiguous(lowering: Lowering, product: Product) -> bool:
 
 def _pairs(lowering: Lowering) -> int:
     """Outputs that have to be computed side by side: 2 where a complex product follows, else 1."""
-    follows = any(isinstance(op, hamkaas.ComplexMulOp) for op in lowering.group.body.block.ops)
+    follows = any(isinstance(op, hamkaas.ComplexMulOp) for op in lowering.ops)
     return 2 if follows else 1
 
 
@@ -113,6 +124,55 @@ def _tiles(lowering: Lowering, number: SSAValue, size: int, tile: int) -> Index:
         return b.var(number, count, "tile") * tile
     moved = b.minimum(b.mul_index(number, b.number(tile // step)), b.number((size - tile) // step))
     return b.var(moved, (size - tile) // step + 1, "tile") * step
+
+
+def _keep(lowering: Lowering, product: Product, places: Sequence[Position], sums: Sequence[SSAValue]) -> None:
+    """Makes the elements at `places` known: of the first product, then of the next."""
+    for number, op in enumerate(product.ops):
+        mine = sums[number * len(places) : (number + 1) * len(places)]
+        lowering.tile(op.result, dict(zip(places, mine, strict=True)))
+
+
+def _finish(lowering: Lowering, product: Product, places: Sequence[Position], sums: Sequence[SSAValue]) -> None:
+    """Stores what becomes of the elements at `places`."""
+    _keep(lowering, product, places, sums)
+    for place in places:
+        lowering.store_output(product.ops[0].result, place)
+
+
+def _norm(lowering: Lowering, product: Product) -> hamkaas.RmsNormOp | None:
+    """The norm that is to be computed on the way in, if there is one."""
+    owner = product.lhs.owner
+    return owner if isinstance(owner, hamkaas.RmsNormOp) and owner in lowering.ops else None
+
+
+def _norm_scale(lowering: Lowering, norm: hamkaas.RmsNormOp, total: SSAValue) -> SSAValue:
+    """1 / sqrt(mean(x^2) + eps) from the sum of squares."""
+    b = lowering.builder
+    mean = b.mul(total, b.real(1 / shape_of(norm.input)[-1]))
+    return b.div(b.real(1.0), b.sqrt(b.add(mean, b.real(norm.eps.value.data))))
+
+
+def _normalize(lowering: Lowering, norm: hamkaas.RmsNormOp, team: Team) -> None:
+    """Computes a norm once for the block, into its own memory, from where the products read it."""
+    b, e = lowering.builder, lowering.elements
+    (n,) = shape_of(norm.input)
+
+    def square(k: Index) -> list[SSAValue]:
+        x = e.at(norm.input, (k,))
+        return [b.mul(x, x)]
+
+    scale = _norm_scale(lowering, norm, team.reduce(Span(n), [Combine.ADD], square)[0])
+    normalized = b.shared(n)
+
+    def put(k: Index) -> None:
+        x = b.mul(b.mul(e.at(norm.input, (k,)), scale), e.at(norm.weight, (k,)))
+        e.store(x, normalized, k)
+
+    team.each(Span(n), put)
+    if team.threads > 1:
+        b.barrier()
+    e.known[norm.result] = lambda i: e.load_raw(normalized, i[0])
 
 
 # CPU
@@ -131,13 +191,15 @@ def _cpu_blocks(lowering: Lowering, tiles: int, body: Callable[[SSAValue], None]
     return grid
 
 
-def _cpu_dot(lowering: Lowering, product: Product) -> kernel.FuncOp:
+def _cpu_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     b, e = lowering.builder, lowering.elements
     rows = min(CPU_DOT_ROWS, product.m)
     columns = min(CPU_DOT_COLUMNS if rows > 1 else CPU_VECTOR_COLUMNS, product.k)
     columns = _even(columns, product.k, _pairs(lowering))
     row_tiles, column_tiles = -(-product.m // rows), -(-product.k // columns)
     team = Team(b, 1, lowering.lanes, Index.of(0), unroll=4 if rows == 1 else 1, chains=True)
+    if (norm := _norm(lowering, product)) is not None:
+        _normalize(lowering, norm, team)
 
     def tile(t: SSAValue) -> None:
         at = b.var(t, product.batch * row_tiles * column_tiles, "t")
@@ -147,18 +209,16 @@ def _cpu_dot(lowering: Lowering, product: Product) -> kernel.FuncOp:
         j0 = _tiles(lowering, column, product.k, columns)
 
         def products(n: Index) -> list[SSAValue]:
-            left = [e.at(product.op.lhs, product.lhs_at(batch, i0 + i, n)) for i in range(rows)]
-            right = [e.at(product.op.rhs, product.rhs_at(batch, n, j0 + j)) for j in range(columns)]
-            return [b.mul(x, y) for x in left for y in right]
+            left = [e.at(product.lhs, product.lhs_at(batch, i0 + i, n)) for i in range(rows)]
+            right = [[e.at(op.rhs, product.rhs_at(batch, n, j0 + j)) for j in range(columns)] for op in product.ops]
+            return [b.mul(x, y) for of_op in right for x in left for y in of_op]
 
-        sums = team.reduce(Span(product.n), [Combine.ADD] * (rows * columns), products)
+        sums = team.reduce(Span(product.n), [Combine.ADD] * (rows * columns * len(product.ops)), products)
         places = [product.result_at(batch, i0 + i, j0 + j) for i in range(rows) for j in range(columns)]
-        lowering.tile(product.op.result, dict(zip(places, sums, strict=True)))
-        for place in places:
-            lowering.store_outputs(product.op.result, place)
+        _finish(lowering, product, places, sums)
 
     grid = _cpu_blocks(lowering, product.batch * row_tiles * column_tiles, tile)
-    return lowering.finish(grid, 1)
+    return grid, 1
 
 
 def _even(tile: int, size: int, pairs: int) -> int:
@@ -166,7 +226,7 @@ def _even(tile: int, size: int, pairs: int) -> int:
     return max(tile // pairs, 1) * pairs if size % pairs == 0 else tile
 
 
-def _cpu_axpy(lowering: Lowering, product: Product) -> kernel.FuncOp:
+def _cpu_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
     b, e = lowering.builder, lowering.elements
     lanes = min(lowering.lanes, product.k)
     rows = min(CPU_AXPY_ROWS, product.m)
@@ -174,6 +234,8 @@ def _cpu_axpy(lowering: Lowering, product: Product) -> kernel.FuncOp:
     columns = vectors * lanes
     row_tiles, column_tiles = -(-product.m // rows), -(-product.k // columns)
     lane = Index.of(Lane(lanes)) if lanes > 1 else Index.of(0)
+    if (norm := _norm(lowering, product)) is not None:
+        _normalize(lowering, norm, Team(b, 1, lowering.lanes, Index.of(0)))
 
     def tile(t: SSAValue) -> None:
         at = b.var(t, product.batch * row_tiles * column_tiles, "t")
@@ -183,67 +245,94 @@ def _cpu_axpy(lowering: Lowering, product: Product) -> kernel.FuncOp:
 
         def add_row(number: SSAValue, sums: list[SSAValue]) -> list[SSAValue]:
             n = b.var(number, product.n, "n")
-            left = [e.at(product.op.lhs, product.lhs_at(batch, i0 + i, n)) for i in range(rows)]
+            left = [e.at(product.lhs, product.lhs_at(batch, i0 + i, n)) for i in range(rows)]
             right = [
-                b.splat(e.at(product.op.rhs, product.rhs_at(batch, n, j0 + v * lanes + lane)), lanes)
-                for v in range(vectors)
+                [b.splat(e.at(op.rhs, product.rhs_at(batch, n, j0 + v * lanes + lane)), lanes) for v in range(vectors)]
+                for op in product.ops
             ]
-            products = [b.mul(x, y) for x in left for y in right]
+            products = [b.mul(x, y) for of_op in right for x in left for y in of_op]
             return [b.add(s, p) for s, p in zip(sums, products, strict=True)]
 
         zero = b.real(0.0, lanes)
-        sums = b.loop(b.number(0), b.number(product.n), 1, [zero] * (rows * vectors), add_row, "n")
+        sums = b.loop(b.number(0), b.number(product.n), 1, [zero] * (rows * vectors * len(product.ops)), add_row, "n")
         places = [product.result_at(batch, i0 + i, j0 + v * lanes + lane) for i in range(rows) for v in range(vectors)]
-        lowering.tile(product.op.result, dict(zip(places, sums, strict=True)))
-        for place in places:
-            lowering.store_outputs(product.op.result, place)
+        _finish(lowering, product, places, sums)
 
     grid = _cpu_blocks(lowering, product.batch * row_tiles * column_tiles, tile)
-    return lowering.finish(grid, 1)
+    return grid, 1
 
 
 # CUDA
 
 
-def _cuda_dot(lowering: Lowering, product: Product) -> kernel.FuncOp:
-    """One row: each warp takes a few columns and runs along k with 16-byte loads, several in flight."""
+@dataclass(frozen=True)
+class VectorShape:
+    """How a product with one row is shared out: `block` threads, teams of `team` threads, `columns` outputs a team."""
+
+    block: int
+    team: int
+    columns: int
+
+
+def vector_shape(n: int, k: int) -> VectorShape:
+    """The shape for a product [n] x [n, k]."""
+    return VectorShape(256, WARP, 1 if k < 2048 else 2 if k < 8192 else 4)
+
+
+def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
+    """One row: each team of threads takes a few columns and runs along k with 16-byte loads, many in flight."""
     b, e = lowering.builder, lowering.elements
-    columns = 1 if product.k < 2048 else 2 if product.k < 8192 else 4
-    columns = min(_even(columns, product.k, _pairs(lowering)), product.k)
-    warps = CUDA_THREADS // WARP
+    shape = vector_shape(product.n, product.k)
+    columns = min(_even(shape.columns, product.k, _pairs(lowering)), product.k)
+    teams = shape.block // shape.team
     tiles = -(-product.k // columns)
-    grid = -(-tiles // warps)
-    thread = b.thread_id(CUDA_THREADS)
-    team = Team(b, WARP, lowering.lanes, b.var(b.index(thread % WARP), WARP, "lane"), unroll=4)
-    number = b.index(b.block_id(grid) * warps + thread // WARP)
+    grid = -(-tiles // teams)
+    thread = b.thread_id(shape.block)
+    rounds = -(-product.n // (lowering.lanes * shape.team))
+    member = thread if teams == 1 else b.var(b.index(thread % shape.team), shape.team, "lane")
+    team = Team(b, shape.team, lowering.lanes, member, unroll=min(rounds, VECTORS // (columns * len(product.ops))) or 1)
+    number = b.index(b.block_id(grid) * teams + thread // shape.team)
     zero = Index.of(0)
+    norm = _norm(lowering, product)
 
     def tile() -> None:
         j0 = _tiles(lowering, number, product.k, columns)
 
+        def right(n: Index) -> list[SSAValue]:
+            return [e.at(op.rhs, product.rhs_at(zero, n, j0 + j)) for op in product.ops for j in range(columns)]
+
         def products(n: Index) -> list[SSAValue]:
-            right = [e.at(product.op.rhs, product.rhs_at(zero, n, j0 + j)) for j in range(columns)]
-            left = e.at(product.op.lhs, product.lhs_at(zero, zero, n))
-            return [b.mul(left, y) for y in right]
+            weights = right(n)
+            if norm is None:
+                left = e.at(product.lhs, product.lhs_at(zero, zero, n))
+                return [b.mul(left, y) for y in weights]
+            # the scale of the norm is one factor for all, so that it can wait until the sums are known
+            x = e.at(norm.input, (n,))
+            left = b.mul(x, e.at(norm.weight, (n,)))
+            return [*(b.mul(left, y) for y in weights), b.mul(x, x)]
 
-        sums = team.reduce(Span(product.n), [Combine.ADD] * columns, products)
+        span = Span(product.n)
+        for n in team.straight(span):
+            right(n)  # all of the matrix is on its way before the first use, and before the vector is there
+            if norm is not None:
+                e.at(norm.weight, (n,))
+        count = columns * len(product.ops)
+        sums = team.reduce(span, [Combine.ADD] * (count if norm is None else count + 1), products)
+        if norm is not None:
+            scale = _norm_scale(lowering, norm, sums[-1])
+            sums = [b.mul(total, scale) for total in sums[:-1]]
         places = [product.result_at(zero, zero, j0 + j) for j in range(columns)]
-        lowering.tile(product.op.result, dict(zip(places, sums, strict=True)))
+        first = b.compare("eq", b.index(team.thread), b.number(0))
+        b.when(first, lambda: _finish(lowering, product, places, sums))
 
-        def store() -> None:
-            for place in places:
-                lowering.store_outputs(product.op.result, place)
-
-        b.when(b.compare("eq", b.index(team.thread), b.number(0)), store)
-
-    if tiles % warps:
+    if tiles % teams:
         b.when(b.compare("slt", number, b.number(tiles)), tile)
     else:
         tile()
-    return lowering.finish(grid, CUDA_THREADS)
+    return grid, shape.block
 
 
-def _cuda_axpy(lowering: Lowering, product: Product) -> kernel.FuncOp:
+def _cuda_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
     """One row: a warp's threads are neighbouring columns; the block's warps take every eighth k and add up."""
     b, e = lowering.builder, lowering.elements
     warps, columns = CUDA_THREADS // WARP, WARP * _pairs(lowering)
@@ -252,8 +341,11 @@ def _cuda_axpy(lowering: Lowering, product: Product) -> kernel.FuncOp:
     thread = b.thread_id(CUDA_THREADS)
     warp, lane = thread // WARP, thread % WARP
     first = b.block_id(grid) * columns
-    partial_sums = b.shared(warps * columns)
+    sums_of_warp = columns * len(product.ops)
+    partial_sums = b.shared(warps * sums_of_warp)
     zero = Index.of(0)
+    if (norm := _norm(lowering, product)) is not None:
+        _normalize(lowering, norm, Team(b, CUDA_THREADS, lowering.lanes, thread))
 
     def column(of_thread: Index, number: int) -> Index:
         j = first + of_thread * per_thread + number
@@ -265,36 +357,35 @@ def _cuda_axpy(lowering: Lowering, product: Product) -> kernel.FuncOp:
 
     def add_row(number: SSAValue, sums: list[SSAValue]) -> list[SSAValue]:
         n = b.var(number, product.n, "n")
-        left = e.at(product.op.lhs, product.lhs_at(zero, zero, n))
-        return [
-            b.add(s, b.mul(left, e.at(product.op.rhs, product.rhs_at(zero, n, j))))
-            for s, j in zip(sums, mine, strict=True)
-        ]
+        left = e.at(product.lhs, product.lhs_at(zero, zero, n))
+        right = [e.at(op.rhs, product.rhs_at(zero, n, j)) for op in product.ops for j in mine]
+        return [b.add(s, b.mul(left, y)) for s, y in zip(sums, right, strict=True)]
 
-    sums = b.loop(b.index(warp), b.number(product.n), warps, [b.real(0.0)] * per_thread, add_row, "n")
+    start = [b.real(0.0)] * (per_thread * len(product.ops))
+    sums = b.loop(b.index(warp), b.number(product.n), warps, start, add_row, "n")
     for number, value in enumerate(sums):
-        b.store(value, partial_sums, b.index(warp * columns + lane * per_thread + number))
+        b.store(value, partial_sums, b.index(warp * sums_of_warp + lane * len(sums) + number))
     b.barrier()
 
     def finish() -> None:
         places = [product.result_at(zero, zero, first + thread * per_thread + r) for r in range(per_thread)]
         totals: list[SSAValue] = []
-        for number in range(per_thread):
+        for number in range(len(sums)):
             total = b.real(0.0)
             for other in range(warps):
-                at = thread * per_thread + number + other * columns
+                at = thread * len(sums) + number + other * sums_of_warp
                 total = b.add(total, b.load(partial_sums, b.index(at)))
             totals.append(total)
-        lowering.tile(product.op.result, dict(zip(places, totals, strict=True)))
+        _keep(lowering, product, places, totals)
         for place in places:
             inside = b.compare("slt", b.index(place[-1]), b.number(product.k))
-            b.when(inside, lambda place=place: lowering.store_outputs(product.op.result, place))
+            b.when(inside, lambda place=place: lowering.store_output(product.ops[0].result, place))
 
     b.when(b.compare("slt", b.index(thread), b.number(WARP)), finish)
-    return lowering.finish(grid, CUDA_THREADS)
+    return grid, CUDA_THREADS
 
 
-def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> kernel.FuncOp:
+def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> tuple[int, int]:
     """Several rows: the block stages 64 x 16 of both sides in shared memory, each thread owns 4 x 4 outputs."""
     b, e = lowering.builder, lowering.elements
     tile, depth, micro = CUDA_TILE, CUDA_DEPTH, CUDA_MICRO
@@ -305,7 +396,7 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> kern
     i0, j0 = (at // column_tiles) % row_tiles * tile, at % column_tiles * tile
     thread = b.thread_id(CUDA_THREADS)
     stride = tile + micro  # keeps 16-byte alignment, and neighbours in k apart by more than a bank
-    left, right = b.shared(depth * stride), b.shared(depth * stride)
+    left, rights = b.shared(depth * stride), [b.shared(depth * stride) for _ in product.ops]
 
     def clamped(index: Index, size: int, whole: bool) -> Index:
         return index if whole else b.var(b.minimum(b.index(index), b.number(size - 1)), size, "clamped")
@@ -323,10 +414,10 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> kern
             b.store(value, into, b.index(n * stride + x))
 
     def load_left(n: Index, x: Index) -> SSAValue:
-        return e.at(product.op.lhs, product.lhs_at(batch, clamped(i0 + x, product.m, product.m % tile == 0), n))
+        return e.at(product.lhs, product.lhs_at(batch, clamped(i0 + x, product.m, product.m % tile == 0), n))
 
-    def load_right(n: Index, x: Index) -> SSAValue:
-        return e.at(product.op.rhs, product.rhs_at(batch, n, clamped(j0 + x, product.k, product.k % tile == 0)))
+    def load_right(op: hamkaas.MatmulOp, n: Index, x: Index) -> SSAValue:
+        return e.at(op.rhs, product.rhs_at(batch, n, clamped(j0 + x, product.k, product.k % tile == 0)))
 
     side = tile // micro
     mine_i, mine_j = thread // side * micro, thread % side * micro
@@ -334,24 +425,26 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> kern
     def multiply(n: SSAValue, sums: list[SSAValue]) -> list[SSAValue]:
         row = b.var(n, depth, "n") * stride
         x = b.load(left, b.index(row + mine_i), micro, align=16)
-        y = b.load(right, b.index(row + mine_j), micro, align=16)
-        return [b.fma(b.lane(x, i), b.lane(y, j), sums[i * micro + j]) for i in range(micro) for j in range(micro)]
+        ys = [b.load(right, b.index(row + mine_j), micro, align=16) for right in rights]
+        factors = [(b.lane(x, i), b.lane(y, j)) for y in ys for i in range(micro) for j in range(micro)]
+        return [b.fma(*pair, total) for pair, total in zip(factors, sums, strict=True)]
 
     def step(number: SSAValue, sums: list[SSAValue]) -> list[SSAValue]:
         n0 = b.var(number, -(-product.n // depth), "stage") * depth
         stage(left, n0, True, load_left)
-        stage(right, n0, along_inner, load_right)
+        for op, right in zip(product.ops, rights, strict=True):
+            stage(right, n0, along_inner, partial(load_right, op))
         b.barrier()
         sums = b.loop(b.number(0), b.number(depth), 1, sums, multiply, "n", unroll=True)
         b.barrier()
         return sums
 
-    zeros = [b.real(0.0)] * (micro * micro)
+    zeros = [b.real(0.0)] * (micro * micro * len(product.ops))
     sums = b.loop(b.number(0), b.number(-(-product.n // depth)), 1, zeros, step, "stage")
     places = [product.result_at(batch, i0 + mine_i + i, j0 + mine_j + j) for i in range(micro) for j in range(micro)]
     if len(places[0]) == 1:  # [n] x [n, k] with a batch cannot be: rank 1 means one row
         raise AssertionError("a tiled product has rows")
-    lowering.tile(product.op.result, dict(zip(places, sums, strict=True)))
+    _keep(lowering, product, places, sums)
     for place in places:
         conditions = [
             b.compare("slt", b.index(index), b.number(size))
@@ -359,8 +452,8 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> kern
             if size % tile
         ]
         if not conditions:
-            lowering.store_outputs(product.op.result, place)
+            lowering.store_output(product.ops[0].result, place)
             continue
         inside = conditions[0] if len(conditions) == 1 else b.both(*conditions)
-        b.when(inside, lambda place=place: lowering.store_outputs(product.op.result, place))
-    return lowering.finish(grid, CUDA_THREADS)
+        b.when(inside, lambda place=place: lowering.store_output(product.ops[0].result, place))
+    return grid, CUDA_THREADS

@@ -5,7 +5,6 @@ CPU: a block is a run of neighbouring elements, in vectors. CUDA: a thread is on
 
 from math import prod
 
-from hamkaas.dialects import kernel
 from hamkaas.schedules.elements import shape_of
 from hamkaas.schedules.index import Index, Lane, delinearize
 from hamkaas.schedules.lowering import Lowering
@@ -20,12 +19,12 @@ CUDA_VECTORS_FROM = 1 << 18
 """Elements from which on a thread takes a vector: below, more threads hide latency better."""
 
 
-def lower_pointwise(lowering: Lowering) -> kernel.FuncOp:
+def lower_pointwise(lowering: Lowering) -> tuple[int, int]:
     """Lowers a group that has one output and no reduction."""
     return _lower_cpu(lowering) if lowering.target == "cpu" else _lower_cuda(lowering)
 
 
-def _lower_cpu(lowering: Lowering) -> kernel.FuncOp:
+def _lower_cpu(lowering: Lowering) -> tuple[int, int]:
     b = lowering.builder
     total, lanes = _total(lowering), lowering.lanes
     vectors, scalars = divmod(total, lanes)
@@ -60,10 +59,10 @@ def _lower_cpu(lowering: Lowering) -> kernel.FuncOp:
             rest()
         else:
             b.when(b.compare("eq", b.index(block), b.number(grid - 1)), rest)
-    return lowering.finish(grid, 1)
+    return grid, 1
 
 
-def _lower_cuda(lowering: Lowering) -> kernel.FuncOp:
+def _lower_cuda(lowering: Lowering) -> tuple[int, int]:
     b = lowering.builder
     total = _total(lowering)
     lanes = lowering.lanes if total >= CUDA_VECTORS_FROM and total % lowering.lanes == 0 else 1
@@ -77,14 +76,14 @@ def _lower_cuda(lowering: Lowering) -> kernel.FuncOp:
         inside = b.compare("slt", b.index(item), b.number(items))
         i = b.var(b.index(item), items, "i")
         b.when(inside, lambda: _store(lowering, i * lanes + lane))
-    return lowering.finish(grid, CUDA_BLOCK)
+    return grid, CUDA_BLOCK
 
 
 def _total(lowering: Lowering) -> int:
-    (output,) = lowering.outputs
+    output = lowering.output
     return prod(shape_of(output.value))
 
 
 def _store(lowering: Lowering, position: Index) -> None:
-    (output,) = lowering.outputs
-    lowering.store_outputs(output.value, delinearize(position, shape_of(output.value)))
+    output = lowering.output
+    lowering.store_output(output.value, delinearize(position, shape_of(output.value)))

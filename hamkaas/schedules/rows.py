@@ -10,7 +10,7 @@ from math import prod
 from xdsl.dialects.builtin import i64
 from xdsl.ir import SSAValue
 
-from hamkaas.dialects import hamkaas, kernel
+from hamkaas.dialects import hamkaas
 from hamkaas.dialects.kernel import Combine
 from hamkaas.schedules.elements import Position, shape_of
 from hamkaas.schedules.index import Index, delinearize
@@ -21,7 +21,7 @@ CPU_BLOCK = 4096
 """Elements of a block on the CPU, where rows are shorter than that."""
 
 
-def lower_rms_norm(lowering: Lowering, op: hamkaas.RmsNormOp) -> kernel.FuncOp:
+def lower_rms_norm(lowering: Lowering, op: hamkaas.RmsNormOp) -> tuple[int, int]:
     """x * w / sqrt(mean(x^2) + eps): one pass for the sum, one for the result."""
     b, e = lowering.builder, lowering.elements
     n = shape_of(op.input)[-1]
@@ -35,12 +35,12 @@ def lower_rms_norm(lowering: Lowering, op: hamkaas.RmsNormOp) -> kernel.FuncOp:
         mean = b.mul(total, b.real(1 / n))
         scale = b.div(b.real(1.0), b.sqrt(b.add(mean, b.real(op.eps.value.data))))
         e.known[op.result] = lambda i: b.mul(b.mul(e.at(op.input, i), scale), e.at(op.weight, i[-1:]))
-        team.each(Span(n), lambda k: lowering.store_outputs(op.result, (*at, k)))
+        team.each(Span(n), lambda k: lowering.store_output(op.result, (*at, k)))
 
     return _lower_rows(lowering, shape_of(op.input), row)
 
 
-def lower_sliced_softmax(lowering: Lowering, op: hamkaas.SlicedSoftmaxOp) -> kernel.FuncOp:
+def lower_sliced_softmax(lowering: Lowering, op: hamkaas.SlicedSoftmaxOp) -> tuple[int, int]:
     """exp(x - max) / sum over the prefix, the rest as it is."""
     b, e = lowering.builder, lowering.elements
     shape = shape_of(op.input)
@@ -54,19 +54,19 @@ def lower_sliced_softmax(lowering: Lowering, op: hamkaas.SlicedSoftmaxOp) -> ker
         (total,) = team.reduce(span, [Combine.ADD], lambda k: [b.exp(b.sub(e.at(op.input, (*at, k)), largest))])
         scale = b.div(b.real(1.0), total)
         e.known[op.result] = lambda i: b.mul(b.exp(b.sub(e.at(op.input, i), largest)), scale)
-        team.each(span, lambda k: lowering.store_outputs(op.result, (*at, k)))
+        team.each(span, lambda k: lowering.store_output(op.result, (*at, k)))
         e.known[op.result] = lambda i: e.at(op.input, i)
-        team.each(Span(n, prefix), lambda k: lowering.store_outputs(op.result, (*at, k)))
+        team.each(Span(n, prefix), lambda k: lowering.store_output(op.result, (*at, k)))
 
     return _lower_rows(lowering, shape, row)
 
 
-def lower_argmax(lowering: Lowering, op: hamkaas.ArgmaxOp) -> kernel.FuncOp:
+def lower_argmax(lowering: Lowering, op: hamkaas.ArgmaxOp) -> tuple[int, int]:
     """The largest element first, then the first place where it stands; no place (all are NaN) counts as the first."""
     b, e = lowering.builder, lowering.elements
     shape = shape_of(op.input)
     n = shape[-1]
-    (output,) = lowering.outputs
+    output = lowering.output
 
     def row(team: Team, at: Position) -> None:
         (largest,) = team.reduce(Span(n), [Combine.MAX], lambda k: [e.at(op.input, (*at, k))])
@@ -76,7 +76,7 @@ def lower_argmax(lowering: Lowering, op: hamkaas.ArgmaxOp) -> kernel.FuncOp:
             return [b.select(is_it, b.minimum(found[0], k), found[0])]
 
         (place,) = b.loop(b.index(team.thread), b.number(n), team.threads, [b.number(n)], first, "k")
-        place = team.across(b.index_cast(place, i64), b.minimum)
+        (place,) = team.across([b.index_cast(place, i64)], [b.minimum])
         place = b.select(b.compare("eq", place, b.integer(n)), b.integer(0), place)
         position = at[0] if at else Index.of(0)
         store = partial(b.store, place, output.memref, b.index(position))
@@ -88,7 +88,7 @@ def lower_argmax(lowering: Lowering, op: hamkaas.ArgmaxOp) -> kernel.FuncOp:
     return _lower_rows(lowering, shape, row)
 
 
-def _lower_rows(lowering: Lowering, shape: tuple[int, ...], row: Callable[[Team, Position], None]) -> kernel.FuncOp:
+def _lower_rows(lowering: Lowering, shape: tuple[int, ...], row: Callable[[Team, Position], None]) -> tuple[int, int]:
     b = lowering.builder
     *outer, n = shape
     rows = prod(outer)
@@ -101,15 +101,15 @@ def _lower_rows(lowering: Lowering, shape: tuple[int, ...], row: Callable[[Team,
         threads = 1 << (threads - 1).bit_length()
         team = Team(b, threads, lowering.lanes, b.thread_id(threads), unroll=4)
         row(team, at(b.block_id(rows, "row")))
-        return lowering.finish(rows, threads)
+        return rows, threads
 
     team = Team(b, 1, lowering.lanes, Index.of(0), unroll=4, chains=True)
     per_block = min(rows, max(1, CPU_BLOCK // n))
     grid = -(-rows // per_block)
     if per_block == 1:
         row(team, at(b.block_id(grid, "row")))
-        return lowering.finish(grid, 1)
+        return grid, 1
     first = b.block_id(grid) * per_block
     high = b.minimum(b.index(first + per_block), b.number(rows))
     b.loop(b.index(first), high, 1, [], lambda i, _: row(team, at(b.var(i, rows, "row"))) or [], "row")
-    return lowering.finish(grid, 1)
+    return grid, 1

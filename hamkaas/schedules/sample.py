@@ -11,7 +11,7 @@ from xdsl.dialects import arith
 from xdsl.dialects.builtin import f32, i32, i64
 from xdsl.ir import SSAValue
 
-from hamkaas.dialects import hamkaas, kernel
+from hamkaas.dialects import hamkaas
 from hamkaas.dialects.kernel import Combine
 from hamkaas.schedules.builder import Builder
 from hamkaas.schedules.elements import shape_of
@@ -26,7 +26,7 @@ FLOAT_BITS = 31
 """Bits of a float32 but its sign."""
 
 
-def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> kernel.FuncOp:
+def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
     """Lowers a group around one sampling of a token."""
     b, e = lowering.builder, lowering.elements
     (n,) = shape_of(op.logits)
@@ -91,7 +91,7 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> kernel.FuncOp:
 
     token = _largest(b, (n - 1).bit_length(), lambda end: b.compare("sle", equal_before(chosen, end), rank))
     token = _smaller(b, token, b.integer(n - 1))
-    (output,) = lowering.outputs
+    output = lowering.output
 
     def store() -> None:
         b.store(token, output.memref, b.number(0))
@@ -100,7 +100,7 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> kernel.FuncOp:
         store()
     else:
         b.when(b.compare("eq", b.index(thread), b.number(0)), store)
-    return lowering.finish(1, threads)
+    return 1, threads
 
 
 def _largest(b: Builder, bits: int, holds: Callable[[SSAValue], SSAValue]) -> SSAValue:

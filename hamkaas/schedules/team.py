@@ -27,6 +27,16 @@ Step: TypeAlias = Callable[[Index, list[SSAValue], int], list[SSAValue]]
 """One element, or one vector of them, of a loop: index, carried values and number of the unrolled copy."""
 
 
+Combiner: TypeAlias = Callable[[SSAValue, SSAValue], SSAValue]
+"""Two partial results as one."""
+
+Join: TypeAlias = Callable[[list[SSAValue]], list[SSAValue]]
+"""What becomes of the carried values after the vectors of a loop."""
+
+Masked: TypeAlias = Callable[[Index, SSAValue, list[SSAValue]], list[SSAValue]]
+"""One vector that counts only where a condition holds: index, condition, carried values."""
+
+
 @dataclass(frozen=True)
 class Span:
     """The elements low <= k < high of an axis; bounds that only the running kernel knows lie within `size`."""
@@ -70,6 +80,7 @@ class Team:
         b = self.builder
         copies = self.unroll if self.chains and span.is_static else 1
         width = self._width(span)
+        identities = [b.real(IDENTITY[kind], width) for kind in kinds]
         start = [b.real(IDENTITY[kind], width) for _ in range(copies) for kind in kinds]
 
         def step(k: Index, state: list[SSAValue], copy: int) -> list[SSAValue]:
@@ -86,29 +97,51 @@ class Team:
                 totals = [b.combine(kind, x, y) for kind, x, y in zip(kinds, totals, more, strict=True)]
             return [b.reduce(kind, total) for kind, total in zip(kinds, totals, strict=True)]
 
-        totals = self._run(span, start, step, join)
-        return [self.across(x, partial(b.combine, kind)) for kind, x in zip(kinds, totals, strict=True)]
+        def masked(k: Index, here: SSAValue, state: list[SSAValue]) -> list[SSAValue]:
+            last = [b.select(here, x, nothing) for x, nothing in zip(element(k), identities, strict=True)]
+            joined = [b.combine(kind, old, new) for kind, old, new in zip(kinds, state, last, strict=False)]
+            return [*joined, *state[len(kinds) :]]
 
-    def across(self, value: SSAValue, combine: Callable[[SSAValue, SSAValue], SSAValue]) -> SSAValue:
-        """The values of all threads joined into one, which every thread gets."""
+        totals = self._run(span, start, step, join, masked)
+        return self.across(totals, [partial(b.combine, kind) for kind in kinds])
+
+    def straight(self, span: Span) -> list[Index]:
+        """The indices that `reduce` asks this thread for, in order, if it does so without a loop; else none."""
+        width = self._width(span)
+        rounds, ragged = divmod(span.size // width, self.threads)
+        if not span.is_static or rounds > self.unroll or span.size % width:
+            return []
+        lane = Index.of(Lane(width)) if width > 1 else Index.of(0)
+        full = [(Index.of(round) * self.threads + self.thread) * width + lane for round in range(rounds)]
+        return [*full, self._last(rounds, ragged) * width + lane] if ragged else full
+
+    def across(self, values: Sequence[SSAValue], combine: Sequence[Combiner]) -> list[SSAValue]:
+        """Each of some values, joined over all threads; every thread gets them."""
         if self.threads == 1:
-            return value
+            return list(values)
         b = self.builder
         for mask in (16, 8, 4, 2, 1):
-            value = combine(value, b.shuffle_xor(value, mask))
+            values = [join(value, b.shuffle_xor(value, mask)) for value, join in zip(values, combine, strict=True)]
         if self.threads == WARP:
-            return value
+            return values
         warps = self.threads // WARP
-        slots = b.shared(warps, value.type)
+        slots = [b.shared(warps, value.type) for value in values]
         if b.depth:
             b.barrier()  # the slots may still be read by the round before
-        leads = b.compare("eq", b.index(self.thread % WARP), b.number(0))
-        b.when(leads, lambda: b.store(value, slots, b.index(self.thread // WARP)))
+
+        def leave() -> None:
+            for value, slot in zip(values, slots, strict=True):
+                b.store(value, slot, b.index(self.thread // WARP))
+
+        b.when(b.compare("eq", b.index(self.thread % WARP), b.number(0)), leave)
         b.barrier()
-        total = b.load(slots, b.number(0))
-        for warp in range(1, warps):
-            total = combine(total, b.load(slots, b.number(warp)))
-        return total
+        totals: list[SSAValue] = []
+        for slot, join in zip(slots, combine, strict=True):
+            total = b.load(slot, b.number(0))
+            for warp in range(1, warps):
+                total = join(total, b.load(slot, b.number(warp)))
+            totals.append(total)
+        return totals
 
     # loops
 
@@ -119,11 +152,11 @@ class Team:
         return self.lanes if span.size >= self.lanes else 1
 
     def _run(
-        self, span: Span, state: list[SSAValue], step: Step, join: Callable[[list[SSAValue]], list[SSAValue]]
+        self, span: Span, state: list[SSAValue], step: Step, join: Join, masked: Masked | None = None
     ) -> list[SSAValue]:
         width = self._width(span)
         if span.is_static:
-            return self._run_static(span.size, width, state, step, join)
+            return self._run_static(span.size, width, state, step, join, masked)
         b = self.builder
         low, high = b.index(span.low), b.number(span.size) if span.high is None else b.index(span.high)
         if self.threads > 1:
@@ -141,8 +174,17 @@ class Team:
         rest = b.add(low, b.mul_index(vectors, b.number(width)))
         return self._counted(rest, high, 1, span.size, state, lambda k, s: step(k, s, 0))
 
+    def _last(self, rounds: int, ragged: int) -> Index:
+        """Which vector this thread takes after all full rounds; those that are left without one take the last."""
+        b = self.builder
+        nearest = b.remember(("last", self.thread, ragged), lambda: self._nearest(ragged))
+        return Index.of(rounds) * self.threads + b.var(nearest, ragged, "nearest")
+
+    def _nearest(self, ragged: int) -> SSAValue:
+        return self.builder.minimum(self.builder.index(self.thread), self.builder.number(ragged - 1))
+
     def _run_static(
-        self, size: int, width: int, state: list[SSAValue], step: Step, join: Callable[[list[SSAValue]], list[SSAValue]]
+        self, size: int, width: int, state: list[SSAValue], step: Step, join: Join, masked: Masked | None
     ) -> list[SSAValue]:
         b = self.builder
         lane = Index.of(Lane(width)) if width > 1 else Index.of(0)
@@ -165,13 +207,15 @@ class Team:
             state = self._counted(b.number(0), b.number(trips), 1, trips, state, several)
         for copy in range(rounds % unroll):
             state = one(Index.of(trips * unroll + copy), state, copy)
-        if ragged:
+        here = b.compare("slt", b.index(self.thread), b.number(ragged)) if ragged else None
+        if here is not None and masked is not None:
+            state = masked(self._last(rounds, ragged) * width + lane, here, state)
+        elif here is not None:
             last = b.var(b.index(self.thread), ragged, "thread")
 
             def final() -> list[SSAValue]:
                 return step((Index.of(rounds * self.threads) + last) * width + lane, state, 0)
 
-            here = b.compare("slt", b.index(self.thread), b.number(ragged))
             state = b.when(here, final, lambda: state) if state else b.when(here, final)
         state = join(state)
         first = Index.of(vectors * width)

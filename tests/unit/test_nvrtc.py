@@ -44,7 +44,7 @@ def step_source(config: Config) -> str:
 def test_llama2_kernels_do_not_spill(name: str) -> None:
     cubin = compile_cubin(step_source(MODELS[name]), ARCH, use_cache=False)
     kernels = resources(cubin.log)
-    assert len(kernels) > 8
+    assert len(kernels) >= 5
     for kernel in kernels:
         assert (kernel.spill_stores, kernel.spill_loads, kernel.stack) == (0, 0, 0), kernel
         assert 0 < kernel.registers <= 255

@@ -1,5 +1,6 @@
 // RUN: hamkaas-opt %s -p hamkaas-outline-groups --split-input-file | filecheck %s
 // RUN: hamkaas-opt %s -p 'hamkaas-outline-groups{max-ops=2}' --split-input-file | filecheck %s --check-prefix=SMALL
+// RUN: hamkaas-opt %s -p 'hamkaas-outline-groups{copy-norms=true}' --split-input-file | filecheck %s --check-prefix=NORMS
 
 // A matrix product takes its pointwise consumers with it, and the permute of its weight as an address.
 // CHECK-LABEL: hamkaas.group @g0(
@@ -141,4 +142,73 @@ func.func @two_views(%x: tensor<8xf32>) -> tensor<7xf32> {
   %2 = hamkaas.slice %0 from 1 to 8 : (tensor<8xf32>) -> tensor<7xf32>
   %3 = hamkaas.add %1, %2 : (tensor<7xf32>, tensor<7xf32>) -> tensor<7xf32>
   func.return %3 : tensor<7xf32>
+}
+
+// -----
+
+// Two products of one vector that meet element by element run through the same loops.
+// CHECK-LABEL: hamkaas.group @g0(
+// CHECK-SAME: label = "matmul silu matmul mul"
+// CHECK-LABEL: func.func @gate
+// CHECK-COUNT-1: hamkaas.execute
+// CHECK-NOT: hamkaas.execute
+// CHECK: func.return
+func.func @gate(%x: tensor<8xf32>, %w: tensor<8x4xf32>, %v: tensor<8x4xf32>) -> tensor<4xf32> {
+  %0 = hamkaas.matmul %x, %w : (tensor<8xf32>, tensor<8x4xf32>) -> tensor<4xf32>
+  %1 = hamkaas.silu %0 : (tensor<4xf32>) -> tensor<4xf32>
+  %2 = hamkaas.matmul %x, %v : (tensor<8xf32>, tensor<8x4xf32>) -> tensor<4xf32>
+  %3 = hamkaas.mul %1, %2 : (tensor<4xf32>, tensor<4xf32>) -> tensor<4xf32>
+  func.return %3 : tensor<4xf32>
+}
+
+// -----
+
+// Products of two vectors would need two sets of loops.
+// CHECK-LABEL: func.func @two_vectors
+// CHECK-COUNT-2: hamkaas.execute
+func.func @two_vectors(%x: tensor<8xf32>, %y: tensor<8xf32>, %w: tensor<8x4xf32>) -> tensor<4xf32> {
+  %0 = hamkaas.matmul %x, %w : (tensor<8xf32>, tensor<8x4xf32>) -> tensor<4xf32>
+  %1 = hamkaas.matmul %y, %w : (tensor<8xf32>, tensor<8x4xf32>) -> tensor<4xf32>
+  %2 = hamkaas.mul %0, %1 : (tensor<4xf32>, tensor<4xf32>) -> tensor<4xf32>
+  func.return %2 : tensor<4xf32>
+}
+
+// -----
+
+// The second product is transposed on the way: what meets is not the same element of both.
+// CHECK-LABEL: func.func @transposed
+// CHECK-COUNT-2: hamkaas.execute
+func.func @transposed(%x: tensor<4x8xf32>, %w: tensor<8x4xf32>, %v: tensor<8x4xf32>) -> tensor<4x4xf32> {
+  %0 = hamkaas.matmul %x, %w : (tensor<4x8xf32>, tensor<8x4xf32>) -> tensor<4x4xf32>
+  %1 = hamkaas.matmul %x, %v : (tensor<4x8xf32>, tensor<8x4xf32>) -> tensor<4x4xf32>
+  %2 = hamkaas.permute %1 axes [1, 0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
+  %3 = hamkaas.mul %0, %2 : (tensor<4x4xf32>, tensor<4x4xf32>) -> tensor<4x4xf32>
+  func.return %3 : tensor<4x4xf32>
+}
+
+// -----
+
+// With copied norms, each group of products normalizes its vector itself; else the norm is a group of its own.
+// CHECK-LABEL: func.func @norm
+// CHECK-COUNT-3: hamkaas.execute
+// NORMS-LABEL: func.func @norm
+// NORMS-NEXT: hamkaas.execute
+// NORMS-NEXT: hamkaas.execute
+// NORMS-NEXT: func.return
+func.func @norm(%x: tensor<8xf32>, %g: tensor<8xf32>, %w: tensor<8x4xf32>, %v: tensor<8x2xf32>) -> (tensor<4xf32>, tensor<2xf32>) {
+  %n = hamkaas.rms_norm %x, %g eps 1.000000e-05 : (tensor<8xf32>, tensor<8xf32>) -> tensor<8xf32>
+  %0 = hamkaas.matmul %n, %w : (tensor<8xf32>, tensor<8x4xf32>) -> tensor<4xf32>
+  %1 = hamkaas.matmul %n, %v : (tensor<8xf32>, tensor<8x2xf32>) -> tensor<2xf32>
+  func.return %0, %1 : tensor<4xf32>, tensor<2xf32>
+}
+
+// -----
+
+// The norm is returned too: it is computed once.
+// NORMS-LABEL: func.func @norm_is_returned
+// NORMS-COUNT-2: hamkaas.execute
+func.func @norm_is_returned(%x: tensor<8xf32>, %g: tensor<8xf32>, %w: tensor<8x4xf32>) -> (tensor<4xf32>, tensor<8xf32>) {
+  %n = hamkaas.rms_norm %x, %g eps 1.000000e-05 : (tensor<8xf32>, tensor<8xf32>) -> tensor<8xf32>
+  %0 = hamkaas.matmul %n, %w : (tensor<8xf32>, tensor<8x4xf32>) -> tensor<4xf32>
+  func.return %0, %n : tensor<4xf32>, tensor<8xf32>
 }

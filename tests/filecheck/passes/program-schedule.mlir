@@ -89,3 +89,24 @@ func.func @swap() {
   hamkaas.set @b, %a : tensor<4xf32>
   func.return
 }
+
+// -----
+
+// One kernel updates two states: both in place.
+kernel.func @both(%x: memref<1xf32>, %a: memref<4xf32>, %b: memref<4xf32>) attributes {grid = 1 : i64, block = 1 : i64, inputs = 3 : i64, results = array<i64: 1, 2>} {
+  kernel.return
+}
+hamkaas.state @a : tensor<4xf32>
+hamkaas.state @b : tensor<4xf32>
+// CHECK-LABEL: program.func @two_updates
+// CHECK-NOT: program.copy
+// CHECK: program.launch @both(%x, %a, %b)
+// CHECK-NOT: program.copy
+func.func @two_updates(%x: tensor<1xf32>) {
+  %a = hamkaas.get @a : tensor<4xf32>
+  %b = hamkaas.get @b : tensor<4xf32>
+  %0, %1 = hamkaas.execute @both(%x, %a, %b) : (tensor<1xf32>, tensor<4xf32>, tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>)
+  hamkaas.set @a, %0 : tensor<4xf32>
+  hamkaas.set @b, %1 : tensor<4xf32>
+  func.return
+}
