@@ -27,19 +27,22 @@ def softmax(x: Array) -> Array:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def logits(config: Config, weights: Mapping[str, Array], tokens: Sequence[int]) -> Array:
-    """Logits after each token: [tokens, vocab_size]."""
+def logits(
+    config: Config, weights: Mapping[str, Array], tokens: Sequence[int], *, halves: bool = False, divisors: Any = 1
+) -> Array:
+    """Logits after each token: [tokens, vocab_size]; `halves`: i and i + d / 2 of a head turn together."""
     w = {name: np.asarray(weight, np.float64) for name, weight in weights.items()}
     count, heads, kv_heads, d = len(tokens), config.num_heads, config.num_kv_heads, config.head_dim
-    frequencies = config.rope_theta ** (-np.arange(0, d, 2) / d)
+    frequencies = config.rope_theta ** (-np.arange(0, d, 2) / d) / divisors
     turn = np.exp(1j * np.arange(count)[:, None] * frequencies)[:, None]  # [tokens, 1, d / 2]
 
     def norm(x: Array, weight: Array) -> Array:
         return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + config.norm_eps) * weight
 
     def rotated(x: Array, heads: int) -> Array:
-        pairs = x.reshape(count, heads, d // 2, 2)
+        pairs = np.moveaxis(x.reshape(count, heads, 2, -1), 2, -1) if halves else x.reshape(count, heads, -1, 2)
         turned = (pairs[..., 0] + 1j * pairs[..., 1]) * turn
+        # queries and keys alike: the order within a head does not matter from here on
         return np.stack([turned.real, turned.imag], axis=-1).reshape(count, heads, d)
 
     x = w["tok_embeddings"][list(tokens)]
