@@ -44,7 +44,7 @@ def main() -> None:
     for _ in range(options.repeats):
         for name, command in programs.items():
             result = subprocess.run(command, capture_output=True, check=True)
-            found = re.search(rb"achieved tok/s: ([\d.]+)|tokens: ([\d.]+) tok/s", result.stderr)
+            found = re.search(rb"achieved tok/s: ([\d.]+)|decode \d+: ([\d.]+) tok/s", result.stderr)
             if found is None:
                 raise SystemExit(f"{name}: no rate in {result.stderr!r}")
             rates[name].append(float(found[1] or found[2]))

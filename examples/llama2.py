@@ -4,6 +4,7 @@
 llama2.py MODEL [-t TEMPERATURE] [-p TOP_P] [-s SEED] [-n STEPS] [-i PROMPT] [-z TOKENIZER] [--target cpu|cuda]
 llama2.py MODEL TEMPERATURE STEPS PROMPT
 llama2.py MODEL -m chat [-y SYSTEM_PROMPT]
+llama2.py MODEL --perplexity FILE
 """
 
 import argparse
@@ -11,35 +12,45 @@ import json
 import os
 import sys
 import time
-import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import hamkaas as hk
+from hamkaas import knobs
 from hamkaas.models.llama2 import (
+    TEMPLATES,
     Chat,
     Checkpoint,
+    Meter,
+    ModelFeed,
     Sampler,
-    Step,
+    StopStrings,
     TextStream,
+    Transformer,
     Xorshift,
-    build_step,
+    build_graphs,
+    chunk_size,
     generate,
     load_checkpoint,
     load_tokenizer,
-    model_step,
+    model_rows,
+    perplexity,
 )
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells expect."""
+
+ROWS = 64
+"""Positions whose logits a perplexity computes at once."""
 
 
 def main() -> int:
@@ -62,24 +73,50 @@ def main() -> int:
         return 1
 
 
+# the command line
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line; the short options are those of llama2.c."""
     parser = argparse.ArgumentParser(prog="llama2.py", description="Runs llama models.")
-    parser.add_argument("model", type=Path, help="a checkpoint of llama2.c (version 0, 1 or 2) or a GGUF file")
-    parser.add_argument("positional", nargs="*", metavar="TEMPERATURE STEPS PROMPT", help="as in llama2.py")
-    parser.add_argument("-t", "--temperature", type=float, help="0 is greedy (default: 1.0)")
-    parser.add_argument("-p", "--top-p", type=float, default=0.9, help="0 or 1 switch it off (default: 0.9)")
-    parser.add_argument("-s", "--seed", type=int, default=0, help="0 takes the time (default)")
-    parser.add_argument("-n", "--steps", type=int, help="0 runs to the end of the context (default: 256; a chat: 0)")
-    parser.add_argument("-i", "--prompt", help="text to begin with; in a chat the first message")
-    parser.add_argument("-z", "--tokenizer", type=Path, help="default: tokenizer.bin beside the checkpoint, or here")
-    parser.add_argument("-m", "--mode", choices=["generate", "chat"], default="generate", help="default: generate")
-    parser.add_argument("-y", "--system", metavar="TEXT", help="system prompt of a chat (default: the template's)")
-    parser.add_argument("-c", "--context", type=int, metavar="N", help="use N positions of the context at most")
-    parser.add_argument("--target", choices=["cpu", "cuda"], help="default: cuda if there is a driver, else cpu")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the statistics as JSON")
-    parser.add_argument("-q", "--quiet", action="store_true", help="nothing on stderr but errors")
+    add = parser.add_argument
+    add("model", type=Path, help="a checkpoint of llama2.c, a GGUF file or a folder of Hugging Face")
+    add("positional", nargs="*", metavar="TEMPERATURE STEPS PROMPT", help="as in llama2.py")
+    add("-n", "--steps", type=int, help="0 runs to the end of the context (default: 256; a chat: 0)")
+    add("-i", "--prompt", help="text to begin with; in a chat the first message")
+    add("--prompts", type=Path, metavar="FILE", help="texts to begin with, one a line")
+    add("-z", "--tokenizer", type=Path, help="default: the model's own, tokenizer.bin beside it, or here")
+    add("-m", "--mode", choices=["generate", "chat"], default="generate", help="default: generate")
+    add("-y", "--system", metavar="TEXT", help="system prompt of a chat (default: the template's)")
+    add("--template", choices=list(TEMPLATES), help="how a chat is written (default: as the model's file says)")
+    add("--perplexity", type=Path, metavar="FILE", help="how well the model predicts a text")
+    add("-c", "--context", type=int, metavar="N", help="use N positions of the context at most")
+    add("--target", choices=["cpu", "cuda"], help="default: cuda if there is a driver, else cpu")
+    add_sampling(parser)
+    add_output(parser)
     return parser
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How the next token is chosen, and what ends a text."""
+    add = parser.add_argument_group("sampling").add_argument
+    add("-t", "--temperature", type=float, help="0 is greedy (default: 1.0)")
+    add("-p", "--top-p", type=float, default=0.9, help="0 or 1 switch it off (default: 0.9)")
+    add("--top-k", type=int, default=0, metavar="K", help="0 switches it off (default)")
+    add("--min-p", type=float, default=0.0, metavar="P", help="least share of the likeliest token's (default: 0)")
+    add("--repetition-penalty", type=float, default=1.0, metavar="R", help="1 switches it off (default)")
+    add("-s", "--seed", type=int, default=0, help="0 takes the time (default)")
+    add("--stop", action="append", default=[], metavar="TEXT", help="ends the text; may be given several times")
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """What is told beside the text."""
+    add = parser.add_argument_group("output").add_argument
+    add("--compat", action="store_true", help="drop bytes that are not ASCII, as llama2.c does")
+    add("--timing", action="store_true", help="the time of each token")
+    add("--json", type=Path, metavar="FILE", help="write the statistics as JSON")
+    add("--dump", type=Path, metavar="DIR", help="write every stage's IR, the code and the memory plan")
+    add("-q", "--quiet", action="store_true", help="nothing on stderr but errors")
 
 
 def merge_positional(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -101,44 +138,63 @@ def merge_positional(parser: argparse.ArgumentParser, options: argparse.Namespac
             setattr(options, name, default)
 
 
+RANGES = (
+    ("temperature", "-t/--temperature", 0, None),
+    ("top_p", "-p/--top-p", 0, 1),
+    ("top_k", "--top-k", 0, None),
+    ("min_p", "--min-p", 0, 1),
+    ("steps", "-n/--steps", 0, None),
+    ("context", "-c/--context", 1, None),
+)
+"""Option, its name, its least and its largest value."""
+
+
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuses numbers out of range and files that are not there, before anything is loaded."""
-    if not 0 <= options.temperature < float("inf"):
-        parser.error(f"argument -t/--temperature: expected at least 0, got {options.temperature}")
-    if not 0 <= options.top_p <= 1:
-        parser.error(f"argument -p/--top-p: expected between 0 and 1, got {options.top_p}")
-    if options.steps < 0:
-        parser.error(f"argument -n/--steps: expected at least 0, got {options.steps}")
-    if options.context is not None and options.context < 1:
-        parser.error(f"argument -c/--context: expected at least 1, got {options.context}")
-    for path in (options.model, options.tokenizer):
+    for key, name, low, high in RANGES:
+        value = getattr(options, key)
+        if value is not None and not (low <= value <= (inf if high is None else high) and value < inf):
+            what = f"at least {low}" if high is None else f"between {low} and {high}"
+            parser.error(f"argument {name}: expected {what}, got {value}")
+    if not 0 < options.repetition_penalty < inf:
+        parser.error(f"argument --repetition-penalty: expected more than 0, got {options.repetition_penalty}")
+    if "" in options.stop:
+        parser.error("argument --stop: expected a text, got an empty one")
+    if not options.model.exists():
+        parser.error(f"{options.model}: no such file")
+    for path in (options.tokenizer, options.prompts, options.perplexity):
         if path is not None and not path.is_file():
             parser.error(f"{path}: no such file")
+    modes = {"-m chat": options.mode == "chat", "--prompts": options.prompts, "--perplexity": options.perplexity}
+    if len(given := [name for name, value in modes.items() if value]) > 1:
+        parser.error(f"expected one of {' and '.join(given)}")
+
+
+# from the options to a compiled model
 
 
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Loads, compiles, generates and reports."""
-    started = time.perf_counter()
-    checkpoint = load(options)
-    load_seconds = time.perf_counter() - started
-    prompt = [] if options.mode == "chat" else encode(parser, checkpoint, options.prompt)
-    sampler = Sampler(
-        options.temperature, options.top_p, Xorshift(options.seed if options.seed > 0 else int(time.time()))
-    )
-    started = time.perf_counter()
-    with status("compiling", options.quiet):
-        model = hk.compile(build_step(checkpoint.config, checkpoint.weights), target=options.target)
-    compile_seconds = time.perf_counter() - started
-    with model:
-        meter = Meter(model_step(model), checkpoint, load_seconds, compile_seconds)
-        if options.mode == "chat":
-            code = chat(meter, checkpoint, sampler, options)
+    """Loads, compiles, does what the mode says and reports."""
+    meter = Meter(show_time if options.timing and not options.quiet else None)
+    with meter.loading():
+        checkpoint = load(options)
+    texts = encode_texts(parser, options, checkpoint)
+    seed = options.seed if options.seed > 0 else int(time.time())
+    with meter.compiling() as progress, status("compiling", options.quiet):
+        model = compile_model(options, checkpoint, texts, progress)
+    with model, PromptBar(options.quiet) as bar:
+        if options.perplexity is not None:
+            meter.attach(model_rows(model), checkpoint.step_bytes)
+            code = measure(options, checkpoint, meter, texts[0], bar)
         else:
-            code = write(meter, checkpoint, prompt, sampler, options.steps)
+            meter.attach(ModelFeed(model, checkpoint.config, bar.update), checkpoint.step_bytes)
+            sampler = make_sampler(options, seed)
+            write_or_chat = chat if options.mode == "chat" else write_all
+            code = write_or_chat(options, checkpoint, meter, sampler, texts)
     if not options.quiet:
         print(meter.report(), file=sys.stderr)
     if options.json is not None:
-        options.json.write_text(json.dumps(meter.statistics(), indent=2) + "\n")
+        options.json.write_text(json.dumps(meter.statistics() | {"seed": seed}, indent=2) + "\n")
     return code
 
 
@@ -148,8 +204,12 @@ def load(options: argparse.Namespace) -> Checkpoint:
         checkpoint = load_checkpoint(options.model, update)
         if options.context is not None and options.context < checkpoint.config.max_positions:
             checkpoint = replace(checkpoint, config=replace(checkpoint.config, max_positions=options.context))
+        if options.template is not None:
+            checkpoint = replace(checkpoint, chat_template=TEMPLATES[options.template])
         if options.mode == "chat" and checkpoint.chat_template is None:
-            raise hk.CheckpointError(f"{options.model}: expected a model with a chat template for -m chat, got none")
+            raise hk.CheckpointError(
+                f"{options.model}: expected a model with a chat template for -m chat, got none (--template names some)"
+            )
         if options.tokenizer is None and checkpoint.tokenizer is not None:
             return checkpoint
         beside = options.model.parent / "tokenizer.bin"
@@ -157,70 +217,177 @@ def load(options: argparse.Namespace) -> Checkpoint:
         return replace(checkpoint, tokenizer=load_tokenizer(path, checkpoint.config.vocab_size))
 
 
-def encode(parser: argparse.ArgumentParser, checkpoint: Checkpoint, text: str) -> list[int]:
-    """The tokens of a prompt that fits the context."""
+def encode_texts(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, checkpoint: Checkpoint
+) -> list[list[int]]:
+    """The tokens of all texts that the command line names; none for a chat."""
+    if options.mode == "chat":
+        return []
     assert checkpoint.tokenizer is not None
-    prompt = checkpoint.tokenizer.encode(text)
-    if not prompt:
-        parser.error(
-            "argument -i/--prompt: expected a text, since texts of this model begin with no token of their own"
-        )
-    if len(prompt) > checkpoint.config.max_positions:
-        parser.error(f"the prompt has {len(prompt)} tokens, more than the context of {checkpoint.config.max_positions}")
-    return prompt
-
-
-def write(meter: "Meter", checkpoint: Checkpoint, prompt: list[int], sampler: Sampler, steps: int) -> int:
-    """Streams the text to stdout; Ctrl-C ends it early."""
-    assert checkpoint.tokenizer is not None
-    stream = TextStream(checkpoint.tokenizer)
     context = checkpoint.config.max_positions
-    code = 0
-    meter.begin(len(prompt))
+    if options.perplexity is not None:
+        tokens = checkpoint.tokenizer.encode(read_text(parser, options.perplexity))
+        if len(tokens) < 2:
+            parser.error(f"{options.perplexity}: expected a text of at least two tokens, got {len(tokens)}")
+        return [tokens]
+    lines = [options.prompt]
+    if options.prompts is not None:
+        lines = [line for line in read_text(parser, options.prompts).splitlines() if line.strip()]
+        if not lines:
+            parser.error(f"{options.prompts}: expected a prompt on each line, got no text")
+    texts = [checkpoint.tokenizer.encode(line) for line in lines]
+    for tokens in texts:
+        if not tokens:
+            parser.error(
+                "argument -i/--prompt: expected a text, since texts of this model begin with no token of their own"
+            )
+        if len(tokens) > context:
+            parser.error(f"the prompt has {len(tokens)} tokens, more than the context of {context}")
+    return texts
+
+
+def read_text(parser: argparse.ArgumentParser, path: Path) -> str:
+    """A text file, which must be UTF-8."""
     try:
-        if checkpoint.tokenizer.piece(prompt[0], -1) and prompt[0] not in checkpoint.stop:
-            show(stream.push(prompt[0], -1))
-        for token, previous in generate(meter.step, prompt, sampler, min(steps or context, context), checkpoint.stop):
-            show(stream.push(token, previous))
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        parser.error(f"{path}: expected UTF-8, got byte {error.object[error.start]:#x} at {error.start}")
+
+
+def compile_model(
+    options: argparse.Namespace,
+    checkpoint: Checkpoint,
+    texts: Sequence[Sequence[int]],
+    progress: Callable[[str], None],
+) -> hk.Model:
+    """The graphs that the mode needs, compiled; and written down where that is wanted."""
+    config, weights = checkpoint.config, checkpoint.weights
+    if options.perplexity is not None:
+        graphs = {"rows": Transformer(config, weights).chunk(min(ROWS, config.max_positions), all_rows=True)}
+    else:
+        longest = max(map(len, texts), default=config.max_positions)
+        graphs = build_graphs(config, weights, chunk_size(config, longest))
+    if options.dump is None:
+        return hk.compile(graphs, target=options.target, progress=progress)
+    os.environ[knobs.DUMP.name] = str(options.dump)
+    model = hk.compile(graphs, target=options.target, progress=progress)
+    name = "code.cu" if model.target == "cuda" else "code.ll"
+    (options.dump / name).write_text(model.source)
+    (options.dump / "plan.txt").write_text(model.memory_plan)
+    return model
+
+
+def make_sampler(options: argparse.Namespace, seed: int) -> Sampler:
+    """How the options say that tokens are chosen."""
+    rng = Xorshift(seed)
+    return Sampler(options.temperature, options.top_p, rng, options.top_k, options.min_p, options.repetition_penalty)
+
+
+# the modes
+
+
+def write_all(
+    options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, sampler: Sampler, texts: list[list[int]]
+) -> int:
+    """Streams the texts to stdout, one after the other; Ctrl-C ends them early."""
+    context = checkpoint.config.max_positions
+    end = min(options.steps or context, context)
+    for prompt in texts:
+        used = 0
+        meter.begin()
+        try:
+            used = write(options, checkpoint, meter, sampler, prompt, end)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        finally:
+            show("\n")
+        if used == context and not options.quiet:
+            print(f"# the context of {context} positions is full", file=sys.stderr)
+    return 0
+
+
+def write(
+    options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, sampler: Sampler, prompt: list[int], end: int
+) -> int:
+    """Streams one text that begins with a prompt; gives the number of positions that it takes."""
+    assert checkpoint.tokenizer is not None
+    stream, stop = TextStream(checkpoint.tokenizer, options.compat), StopStrings(options.stop)
+    used = 0
+    try:
+        for token, previous in generate(meter.feed, prompt, sampler, end, checkpoint.stop):
+            if used == 0 and checkpoint.tokenizer.piece(prompt[0], -1) and prompt[0] not in checkpoint.stop:
+                show(stream.push(prompt[0], -1))
+            used += 1
+            text = stream.push(token, previous)
+            show(text if used < len(prompt) else stop.push(text))
+            if stop.found:
+                return used
+    finally:
+        show(stop.push(stream.finish()) + stop.finish())
+    return used
+
+
+def measure(
+    options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, tokens: list[int], bar: "PromptBar"
+) -> int:
+    """Prints the perplexity of a text."""
+
+    def rows(part: Sequence[int], start: int) -> NDArray[np.float32]:
+        meter.begin()
+        return meter.feed(part, start)
+
+    context = checkpoint.config.max_positions
+    try:
+        found = perplexity(rows, tokens, context, min(ROWS, context), bar.update)
     except KeyboardInterrupt:
-        code = INTERRUPTED
-    show(stream.finish() + "\n")
-    return code
+        return INTERRUPTED
+    window = f"windows of {context} that move on by {max(context // 2, 1)}"
+    show(f"perplexity {found.value:.4f} of {found.tokens} tokens; {window}\n")
+    return 0
 
 
 CHAT_HELP = "/help, /reset (forget the conversation), /stats, /save FILE (the conversation as JSON), /quit or Ctrl-D"
 
 
-def chat(meter: "Meter", checkpoint: Checkpoint, sampler: Sampler, options: argparse.Namespace) -> int:
+def chat(
+    options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, sampler: Sampler, _: list[list[int]]
+) -> int:
     """Messages from stdin, answers to stdout. Ctrl-C ends an answer; at a prompt, or without a terminal, the chat."""
-    conversation = Chat(checkpoint, meter.step, sampler, options.system)
+    conversation = Chat(checkpoint, meter.feed, sampler, options.system, options.stop)
     interactive = sys.stdin.isatty()
     message = options.prompt
     try:
         while True:
-            if not message:
-                message = ask(interactive)
+            message = message or ask(interactive)
             if message is None or message == "/quit":
                 return 0
             if message.startswith("/"):
                 command(conversation, meter, message)
             elif message:
-                try:
-                    meter.begin(0)
-                    for text in conversation.reply(message):
-                        show(text)
-                except KeyboardInterrupt:
-                    if not interactive:
-                        return INTERRUPTED
-                except hk.InputError as error:
-                    print(f"llama2.py: {error}; /reset begins a new one", file=sys.stderr)
-                    if not interactive:
-                        return 1
-                finally:
-                    show("\n")
+                code = answer(conversation, meter, message)
+                if code and not interactive:
+                    return code
             message = ""
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def answer(conversation: Chat, meter: Meter, message: str) -> int:
+    """Streams the answer to a message; gives an exit code, in case that nobody is there to go on."""
+    try:
+        meter.begin()
+        for text in conversation.reply(message):
+            show(text)
+        if conversation.is_full:
+            print("# the context is full; /reset begins a new conversation", file=sys.stderr)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except hk.InputError as error:
+        print(f"llama2.py: {error}; /reset begins a new one", file=sys.stderr)
+        return 1
+    finally:
+        show("\n")
+    return 0
 
 
 def ask(interactive: bool) -> str | None:
@@ -231,7 +398,7 @@ def ask(interactive: bool) -> str | None:
     return line.strip() if line else None
 
 
-def command(conversation: Chat, meter: "Meter", line: str) -> None:
+def command(conversation: Chat, meter: Meter, line: str) -> None:
     """Does what a line that starts with / says; says on stderr what it did."""
     name, _, argument = line.partition(" ")
     if name == "/reset":
@@ -249,6 +416,9 @@ def command(conversation: Chat, meter: "Meter", line: str) -> None:
         print(CHAT_HELP, file=sys.stderr)
 
 
+# what people see
+
+
 def show(text: str) -> None:
     """Text to stdout, at once."""
     if text:
@@ -256,73 +426,57 @@ def show(text: str) -> None:
         sys.stdout.flush()
 
 
-class Meter:
-    """Counts and times steps. The rate leaves the first one out, as llama2.c does: it also pays for cold caches."""
-
-    def __init__(self, step: Step, checkpoint: Checkpoint, load_seconds: float, compile_seconds: float):
-        self._step = step
-        self._checkpoint = checkpoint
-        self._load_seconds = load_seconds
-        self._compile_seconds = compile_seconds
-        self._steps = 0
-        self._seconds = 0.0
-        self._first_seconds = 0.0
-        self._last: float | None = None
-        self._logits: NDArray[np.float32] | None = None
-
-    def begin(self, prompt: int) -> None:
-        """A text begins: the time since the last step, in which a person typed, does not count."""
-        self._last = None
-
-    def step(self, token: int, position: int) -> NDArray[np.float32]:
-        """One step, counted: the time between its end and that of the step before includes sampling and printing."""
-        before = time.perf_counter() if self._last is None else self._last
-        logits = self._logits = self._step(token, position)
-        self._last = time.perf_counter()
-        if self._steps:
-            self._seconds += self._last - before
-        else:
-            self._first_seconds = self._last - before
-        self._steps += 1
-        return logits
-
-    def statistics(self) -> dict[str, Any]:
-        """Numbers in SI units; those that cannot be known yet are None."""
-        per_step = self._seconds / (self._steps - 1) if self._steps > 1 else None
-        return {
-            "tokens": self._steps,
-            "tokens_per_second": None if per_step is None else 1 / per_step,
-            "seconds_per_token": per_step,
-            "first_step_seconds": self._first_seconds,
-            "weight_bytes_per_second": None if per_step is None else self._checkpoint.step_bytes / per_step,
-            "load_seconds": self._load_seconds,
-            "compile_seconds": self._compile_seconds,
-            "logits_crc32": None if self._logits is None else f"{zlib.crc32(self._logits.tobytes()):08x}",
-        }
-
-    def report(self) -> str:
-        """The statistics in one line; the last field is a checksum of the last logits."""
-        numbers = self.statistics()
-        parts = [f"{self._steps} tokens"]
-        if numbers["seconds_per_token"] is not None:
-            parts[0] += f": {numbers['tokens_per_second']:.0f} tok/s"
-            parts.append(f"{numbers['seconds_per_token'] * 1e3:.3f} ms/tok")
-            parts.append(f"{numbers['weight_bytes_per_second'] / 1e9:.1f} GB/s of weights")
-        parts.append(f"load {self._load_seconds:.2f} s")
-        parts.append(f"compile {self._compile_seconds:.2f} s")
-        if numbers["logits_crc32"] is not None:
-            parts.append(f"#{numbers['logits_crc32']}")
-        return "# " + "; ".join(parts)
+def show_time(position: int, seconds: float) -> None:
+    """What a token took, to stderr."""
+    print(f"position {position}: {seconds * 1e3:.3f} ms", file=sys.stderr)
 
 
 @contextmanager
 def status(what: str, quiet: bool) -> Generator[Callable[[int, int], None]]:
     """Shows on a terminal what is going on; gives a function that is told how much of how much is done."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    shown = sys.stderr.isatty() and not quiet
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown(quiet)) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def shown(quiet: bool) -> bool:
+    """Whether somebody looks at a terminal."""
+    return sys.stderr.isatty() and not quiet
+
+
+class PromptBar:
+    """How much of a prompt is done, and how fast; on a terminal only, and only while it lasts."""
+
+    def __init__(self, quiet: bool):
+        self._shown = shown(quiet)
+        self._bar: Progress | None = None
+
+    def update(self, done: int, total: int) -> None:
+        """`done` of `total` tokens are through the model."""
+        if not self._shown:
+            return
+        if self._bar is None:
+            rate = TextColumn("{task.completed}/{task.total} tokens, {task.fields[rate]:.0f} tok/s")
+            columns = (TextColumn("prompt"), BarColumn(), rate, TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("prompt", total=total, rate=0.0)
+        elapsed = self._bar.tasks[0].elapsed or 0.0
+        self._bar.update(self._task, completed=done, rate=done / elapsed if elapsed else 0.0)
+        if done >= total:
+            self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __enter__(self) -> "PromptBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
 
 
 def _entry() -> NoReturn:

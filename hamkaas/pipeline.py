@@ -55,7 +55,7 @@ SYMBOLS = ("hamkaas.weight", "hamkaas.state")
 
 def stages(target: Target) -> tuple[Stage, ...]:
     """The stages for a target, in order."""
-    overlap = (ProgramOverlapLaunchesPass(),) if target == "cuda" else ()
+    overlap = (ProgramOverlapLaunchesPass(), CommonSubexpressionElimination()) if target == "cuda" else ()
     return (
         Stage(
             "graph",

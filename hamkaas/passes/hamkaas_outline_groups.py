@@ -69,7 +69,8 @@ class HamkaasOutlineGroupsPass(ModulePass):
     4. anything else is the root of a new group. So is what a function returns, what a state is set to, and the
        base of a `hamkaas.replace_slice`, which is updated in place.
 
-    Views, gathers and constants are copied into each group that reads them, since they only change an address. So is
+    Views, gathers and constants are copied into each group that reads them, since they only change an address; so are
+    casts and dequantizations of weights, since reading fewer bytes is worth more than to do them once. So is
     a `hamkaas.rms_norm` of one row that nothing but products read, if `copy-norms` is set: each computes its one scale
     for itself, which is cheaper than to wait for another kernel.
 
@@ -117,7 +118,7 @@ class Partition:
 
     def _place(self, op: Operation, roots: list[Group]) -> None:
         users = self._groups_that_read(op)
-        is_copied = isinstance(op, FREE) or (self.copy_norms and _is_prologue(op))
+        is_copied = isinstance(op, FREE) or _converts_weight(op) or (self.copy_norms and _is_prologue(op))
         if is_copied and (copies := self._may_copy(users)) is not None:
             self.readers[op] = copies
             for group in copies:
@@ -215,6 +216,13 @@ def _are_twins(op: Operation, other: Operation) -> bool:
     return op.lhs is other.lhs and op.rhs.type == other.rhs.type
 
 
+def _converts_weight(op: Operation) -> bool:
+    """Whether the operation gives a weight of few bits as numbers: cheaper to do again than to read more bytes."""
+    return isinstance(op, hamkaas.CastOp | hamkaas.DequantizeOp) and all(
+        isinstance(operand.owner, hamkaas.GetOp) for operand in op.operands
+    )
+
+
 def _keeps_elements(user: Operation, operand: int) -> bool:
     """Whether each element of this operand makes one element of the user's result."""
     match user:
@@ -245,9 +253,9 @@ def _outline(group: Group, partition: Partition, name: str, module: ModuleOp) ->
         mapping[value] = arg
         arg.name_hint = value.name_hint
     for op in ops:
+        if op is group.root and base is not None:
+            mapping[base] = block.args[-1]
         block.add_op(op.clone(mapping))
-    if base is not None:
-        mapping[root].owner.operands[0] = block.args[-1]
     block.add_op(hamkaas.YieldOp(mapping[root]))
     first = next(op for op in module.body.block.ops if isinstance(op, func.FuncOp))
     Rewriter.insert_op(outlined, InsertPoint.before(first))

@@ -493,7 +493,8 @@ def _executor_text() -> str:
 class _Code:
     """The machine code of a model and of the executor, loaded; the addresses are good for as long as it lives."""
 
-    def __init__(self, source: str, kernels: Sequence[str]):
+    def __init__(self, source: str, kernels: Sequence[str], progress: Callable[[str], None] | None = None):
+        """`progress` is told if the code is not in the cache."""
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         text = f"{source}\n{_executor_text()}"
@@ -503,6 +504,8 @@ class _Code:
         cache = None if folder is None else DiskCache(folder)
         code = None if cache is None else cache.get(key)
         if code is None:
+            if progress is not None:
+                progress(f"compiling {len(kernels)} kernels for the cpu")
             code = self._compile(text, cpu, features)
             if cache is not None:
                 cache.put(key, code)
@@ -714,9 +717,7 @@ class CpuRuntime:
         `weights` are used where they lie: they may be memory-mapped and read-only. `workers` (or HAMKAAS_WORKERS) is
         the number of workers of every program; without it, it depends on the cores and on the size of the program.
         """
-        if progress is not None:
-            progress(f"compiling {len(artifact.kernels)} kernels for the cpu")
-        code = _Code(artifact.source, [kernel.name for kernel in artifact.kernels])
+        code = _Code(artifact.source, [kernel.name for kernel in artifact.kernels], progress)
         self._lock = threading.Lock()
         self._weights = [np.ascontiguousarray(weight) for weight in weights]
         self._states = [_aligned(state.nbytes) for state in artifact.states]

@@ -118,8 +118,7 @@ class CudaRuntime:
             check(driver.cuCtxSetCurrent(self._context))
             self._stream = check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
             stack.callback(lambda: check(driver.cuStreamDestroy(self._stream)))
-            say(f"compiling {len(artifact.kernels)} kernels for {artifact.arch}")
-            self._load_kernels(stack)
+            self._load_kernels(stack, say)
             self._allocate(stack)
             say(f"uploading {sum(spec.nbytes for spec in artifact.weights):,} bytes of weights")
             self._upload(weights)
@@ -129,11 +128,12 @@ class CudaRuntime:
 
     # set-up
 
-    def _load_kernels(self, stack: ExitStack) -> None:
+    def _load_kernels(self, stack: ExitStack, say: Callable[[str], None]) -> None:
         self._functions: dict[str, Any] = {}
         if not self._artifact.kernels:
             return
-        image = ctypes.create_string_buffer(compile_cubin(self._artifact.source, self._artifact.arch).image)
+        cubin = compile_cubin(self._artifact.source, self._artifact.arch, progress=say)
+        image = ctypes.create_string_buffer(cubin.image)
         module = check(driver.cuModuleLoadData(ctypes.addressof(image)))
         stack.callback(lambda: check(driver.cuModuleUnload(module)))
         for kernel in self._artifact.kernels:
@@ -282,8 +282,9 @@ class CudaRuntime:
     def run(self, program: int, inputs: Sequence[Any], times: int = 1) -> list[Any]:
         """Runs a program, several times in a row if asked to, and waits for the end; gives the last outputs.
 
-        The inputs have the right shapes and dtypes; they are uploaded once. Numpy arrays in give numpy arrays out. A CUDA array in is read where it lies, and makes all outputs CUDA arrays
-        with memory of their own. Raises `RuntimeFault` if the device reports an error, or a kernel a wrong index.
+        The inputs have the right shapes and dtypes; they are uploaded once. Numpy arrays in give numpy arrays out. A
+        CUDA array in is read where it lies, and makes all outputs CUDA arrays with memory of their own. Raises
+        `RuntimeFault` if the device reports an error, or a kernel a wrong index.
         """
         with self._lock:
             check(driver.cuCtxSetCurrent(self._context))

@@ -5,6 +5,7 @@ works with a driver that is older than the compiler.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -46,8 +47,12 @@ class Cubin:
     """Empty if the code comes from the cache."""
 
 
-def compile_cubin(source: str, arch: str, *, use_cache: bool = True) -> Cubin:
+def compile_cubin(
+    source: str, arch: str, *, use_cache: bool = True, progress: Callable[[str], None] | None = None
+) -> Cubin:
     """Compiles CUDA C++ for an architecture such as "sm_90"; equal sources are compiled once.
+
+    `progress` is told if the code is not in the cache.
 
     Raises `CompileError` with the compiler's messages, and `TargetError` if NVRTC is not installed.
     """
@@ -58,6 +63,8 @@ def compile_cubin(source: str, arch: str, *, use_cache: bool = True) -> Cubin:
     key = cache_key("cubin", source, arch, " ".join(OPTIONS), f"nvrtc {major}.{minor}")
     if cache is not None and (found := cache.get(key)) is not None:
         return Cubin(found, "")
+    if progress is not None:
+        progress(f"compiling {len(source):,} characters of CUDA C++ for {arch}")
     program, log = _compile(nvrtc, source, arch)
     size = _check(nvrtc, nvrtc.nvrtcGetCUBINSize(program))
     buffer = bytearray(size)

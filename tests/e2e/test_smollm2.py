@@ -1,7 +1,7 @@
 """A real chat model: SmolLM2-135M-Instruct from its GGUF file, token by token as the reference has it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,20 @@ import hamkaas as hk
 from hamkaas.models.llama2 import (
     Chat,
     Checkpoint,
+    ModelFeed,
     Sampler,
-    Step,
     Xorshift,
-    build_step,
+    build_graphs,
     generate,
     load_checkpoint,
-    model_step,
 )
 
 
 @pytest.fixture(scope="module")
-def loaded(smollm2: Path) -> Iterator[tuple[Checkpoint, Step]]:
+def loaded(smollm2: Path) -> Iterator[tuple[Checkpoint, ModelFeed]]:
     checkpoint = load_checkpoint(smollm2)
-    with hk.compile(build_step(checkpoint.config, checkpoint.weights), target="cpu") as model:
-        yield checkpoint, model_step(model)
+    with hk.compile(build_graphs(checkpoint.config, checkpoint.weights, 64), target="cpu") as model:
+        yield checkpoint, ModelFeed(model, checkpoint.config)
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +33,16 @@ def chats(models: Path) -> list[dict[str, Any]]:
     return json.loads((models / "expected" / "smollm2_135m_chats.json").read_text())
 
 
-def test_greedy_tokens(loaded: tuple[Checkpoint, Step], chats: list[dict[str, Any]]) -> None:
-    checkpoint, step = loaded
+def test_greedy_tokens(loaded: tuple[Checkpoint, ModelFeed], chats: list[dict[str, Any]]) -> None:
+    checkpoint, feed = loaded
     assert checkpoint.stop == {2}
     for chat in chats:
         prompt, expected = chat["prompt_ids"], chat["greedy_ids"]
-        pairs = generate(step, prompt, Sampler(0, 0.9, Xorshift(1)), len(prompt) + len(expected), frozenset())
+        pairs = generate(feed, prompt, Sampler(0, 0.9, Xorshift(1)), len(prompt) + len(expected), frozenset())
         assert [token for token, _ in pairs][len(prompt) - 1 :][: len(expected)] == expected
 
 
-def test_prompts(loaded: tuple[Checkpoint, Step], chats: list[dict[str, Any]]) -> None:
+def test_prompts(loaded: tuple[Checkpoint, ModelFeed], chats: list[dict[str, Any]]) -> None:
     checkpoint, _ = loaded
     assert checkpoint.tokenizer is not None
     for chat in chats:
@@ -54,13 +53,13 @@ def test_prompts(loaded: tuple[Checkpoint, Step], chats: list[dict[str, Any]]) -
     assert 1 not in checkpoint.tokenizer.encode("<|im_start|>")
 
 
-def test_turns_keep_the_cache(loaded: tuple[Checkpoint, Step], chats: list[dict[str, Any]]) -> None:
-    checkpoint, step = loaded
+def test_turns_keep_the_cache(loaded: tuple[Checkpoint, ModelFeed], chats: list[dict[str, Any]]) -> None:
+    checkpoint, feed = loaded
     fed: list[int] = []
 
-    def counted(token: int, position: int) -> Any:
-        fed.append(position)
-        return step(token, position)
+    def counted(tokens: Sequence[int], start: int) -> Any:
+        fed.extend(range(start, start + len(tokens)))
+        return feed(tokens, start)
 
     chat = Chat(checkpoint, counted, Sampler(0, 0.9, Xorshift(1)))
     assert "".join(chat.reply(chats[0]["user"])) == chats[0]["text"]

@@ -7,9 +7,11 @@ import pytest
 
 import hamkaas as hk
 from hamkaas.models.llama2 import (
+    ModelFeed,
     Sampler,
     TextStream,
     Xorshift,
+    build_graphs,
     build_step,
     generate,
     load_checkpoint,
@@ -41,8 +43,8 @@ def test_greedy_text(models: Path, prompt: str, expected: str) -> None:
     checkpoint = load_checkpoint(models / "stories260K.bin")
     tokenizer = load_tokenizer(models / "tok512.bin", checkpoint.config.vocab_size)
     stream = TextStream(tokenizer)
-    with hk.compile(build_step(checkpoint.config, checkpoint.weights), target="cuda") as model:
-        sampler = Sampler(0, 0.9, Xorshift(1))
-        pairs = generate(model_step(model), tokenizer.encode(prompt), sampler, 256, checkpoint.stop)
+    with hk.compile(build_graphs(checkpoint.config, checkpoint.weights, 64), target="cuda") as model:
+        feed = ModelFeed(model, checkpoint.config)
+        pairs = generate(feed, tokenizer.encode(prompt), Sampler(0, 0.9, Xorshift(1)), 256, checkpoint.stop)
         text = "".join(stream.push(token, previous) for token, previous in pairs)
     assert text + stream.finish() + "\n" == (models / "expected" / expected).read_text()

@@ -97,7 +97,7 @@ def replace_word(data: bytes, place: int, value: int) -> bytes:
             replace_word(v0(), 2, 10**9),
             "no llama2.c checkpoint: expected num_layers between 1 and 1024, got 1000000000",
         ),
-        (replace_word(v0(), 3, 3), "expected heads that divide dim into even sizes"),
+        (replace_word(v0(), 3, 3), "no llama2.c checkpoint: expected heads that divide dim into even sizes"),
         (replace_word(v0(), 5, 0), "no llama2.c checkpoint: expected vocab_size between 1 and 4194304, got 0"),
         (tagged(1)[:100], "truncated: expected a header of 256 bytes, got 100"),
         (replace_word(tagged(1), 1, 7), "expected a llama2.c checkpoint of version 0, 1 or 2, got version 7"),

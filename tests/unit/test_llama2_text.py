@@ -1,6 +1,7 @@
 """Tokens, text and sampling, against slow and obvious versions of the same."""
 
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -118,9 +119,9 @@ def test_frequencies(temperature: float, top_p: float) -> None:
 def test_a_stop_token_in_the_prompt_does_not_stop() -> None:
     script = {0: 5, 1: 6, 2: 7, 3: 2, 4: 8}
 
-    def step(token: int, position: int) -> np.ndarray:
-        return np.eye(10, dtype=np.float32)[script[position]]
+    def feed(tokens: Sequence[int], start: int) -> np.ndarray:
+        return np.eye(10, dtype=np.float32)[script[start + len(tokens) - 1]]
 
     sampler = Sampler(0, 0.9, Xorshift(1))
-    assert list(generate(step, [1, 2, 3], sampler, 10, {2})) == [(2, 1), (3, 2), (7, 3)]
-    assert list(generate(step, [1, 2, 3], sampler, 2, {2})) == [(2, 1), (3, 2)]
+    assert list(generate(feed, [1, 2, 3], sampler, 10, {2})) == [(2, 1), (3, 2), (7, 3)]
+    assert list(generate(feed, [1, 2, 3], sampler, 2, {2})) == [(2, 1), (3, 2)]

@@ -1,30 +1,63 @@
-"""Llama 2: model files, tokenizers, graph, sampling, the loop of generation and conversations."""
+"""Llama 2: model files, tokenizers, graphs, sampling, the loop of generation, conversations and perplexity."""
 
-from hamkaas.models.llama2.chat import Chat
-from hamkaas.models.llama2.checkpoint import Checkpoint, Quantized
+from hamkaas.models.llama2.chat import TEMPLATES, Chat
+from hamkaas.models.llama2.checkpoint import Checkpoint, Quantized, Weight
 from hamkaas.models.llama2.config import Config
-from hamkaas.models.llama2.generate import Step, generate, model_step
-from hamkaas.models.llama2.graph import build_step
-from hamkaas.models.llama2.load import load_checkpoint
+from hamkaas.models.llama2.generate import (
+    Feed,
+    ModelFeed,
+    Step,
+    chunk_inputs,
+    chunk_size,
+    generate,
+    model_step,
+    parts,
+)
+from hamkaas.models.llama2.graph import Transformer, build_chunk, build_graphs, build_step
+from hamkaas.models.llama2.load import load_checkpoint, load_tokenizer
+from hamkaas.models.llama2.meter import Meter
+from hamkaas.models.llama2.perplexity import Perplexity, model_rows, perplexity
 from hamkaas.models.llama2.sampler import Sampler, Xorshift
-from hamkaas.models.llama2.tokenizer import BOS, EOS, ScoredTokenizer, TextStream, Tokenizer, load_tokenizer
+from hamkaas.models.llama2.tokenizer import (
+    BOS,
+    EOS,
+    ScoredTokenizer,
+    StopStrings,
+    TextStream,
+    Tokenizer,
+)
 
 __all__ = [
     "BOS",
     "EOS",
+    "TEMPLATES",
     "Chat",
     "Checkpoint",
     "Config",
+    "Feed",
+    "Meter",
+    "ModelFeed",
+    "Perplexity",
     "Quantized",
     "Sampler",
     "ScoredTokenizer",
     "Step",
+    "StopStrings",
     "TextStream",
     "Tokenizer",
+    "Transformer",
+    "Weight",
     "Xorshift",
+    "build_chunk",
+    "build_graphs",
     "build_step",
+    "chunk_inputs",
+    "chunk_size",
     "generate",
     "load_checkpoint",
     "load_tokenizer",
+    "model_rows",
     "model_step",
+    "parts",
+    "perplexity",
 ]

@@ -3,7 +3,9 @@
 A vocabulary of this kind spells bytes as printable characters: `Ġ` is a space.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 from hamkaas.errors import CheckpointError
@@ -75,3 +77,67 @@ class BpeTokenizer:
     def piece(self, token: int, previous: int) -> bytes:
         """See `Tokenizer`; `previous` changes nothing."""
         return b"" if token in self._control else self._pieces[token]
+
+
+class JsonTokenizer:
+    """A `tokenizer.json`, as the `tokenizers` package runs it; see `Tokenizer`."""
+
+    def __init__(self, path: Path, vocab_size: int):
+        """Raises `CheckpointError` for a file that the package refuses, or with more tokens than the model has."""
+        try:
+            from tokenizers import Tokenizer as Library
+        except ImportError as error:
+            raise CheckpointError(f"{path}: more packages are needed ({error}): pip install 'hamkaas[hf]'") from None
+        try:
+            text = path.read_text(encoding="utf-8")
+            self._with_control = Library.from_str(text)
+            self._plain = Library.from_str(text)
+            description = json.loads(text)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+        except Exception as error:  # the package raises plain exceptions
+            raise CheckpointError(f"{path}: no tokenizer that can be read: {error}") from None
+        self._plain.encode_special_tokens = True
+        size = self._plain.get_vocab_size(with_added_tokens=True)
+        if size > vocab_size:
+            raise CheckpointError(f"{path}: expected at most {vocab_size} tokens, as the checkpoint has, got {size}")
+        is_bytes = '"ByteLevel"' in json.dumps([description.get("decoder"), description.get("pre_tokenizer")])
+        vocabulary: dict[str, int] = self._plain.get_vocab(with_added_tokens=True)
+        self._pieces = [b""] * vocab_size
+        for piece, token in vocabulary.items():
+            self._pieces[token] = _byte_level_piece(piece) if is_bytes else _sentencepiece_piece(piece)
+        for token, added in self._plain.get_added_tokens_decoder().items():
+            self._pieces[token] = b"" if added.special else added.content.encode()
+        self._strips_first_space = not is_bytes
+        self._start = self._with_control.encode("", add_special_tokens=True).ids
+
+    def encode(self, text: str) -> list[int]:
+        """See `Tokenizer`."""
+        return self._plain.encode(text, add_special_tokens=True).ids
+
+    def encode_turn(self, text: str) -> list[int]:
+        """See `Tokenizer`."""
+        return self._with_control.encode(text, add_special_tokens=False).ids
+
+    def piece(self, token: int, previous: int) -> bytes:
+        """See `Tokenizer`: a space at the very start is dropped where the vocabulary is one of sentencepiece."""
+        piece = self._pieces[token]
+        if self._strips_first_space and [previous] == self._start:
+            return piece.removeprefix(b" ")
+        return piece
+
+
+def _byte_level_piece(piece: str) -> bytes:
+    return bytes(_BYTE_OF.get(character, 0x3F) for character in piece)
+
+
+def _sentencepiece_piece(piece: str) -> bytes:
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        try:
+            return bytes([int(piece[3:5], 16)])
+        except ValueError:
+            pass
+    return piece.replace("\u2581", " ").encode()
+
+
+_BYTE_OF = byte_of_character()

@@ -1,15 +1,33 @@
 """Conversations: what a model's template makes of them, with the positions kept that it has already seen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hamkaas.errors import CheckpointError, InputError
 from hamkaas.models.llama2.checkpoint import Checkpoint
-from hamkaas.models.llama2.generate import Step, generate
+from hamkaas.models.llama2.generate import Feed, generate
 from hamkaas.models.llama2.sampler import Sampler
-from hamkaas.models.llama2.tokenizer import TextStream
+from hamkaas.models.llama2.tokenizer import StopStrings, TextStream
+
+TEMPLATES = {
+    "llama2": (
+        "{% set system = '' %}"
+        "{% if messages[0].role == 'system' %}"
+        "{% set system = '<<SYS>>\\n' + messages[0].content + '\\n<</SYS>>\\n\\n' %}{% set messages = messages[1:] %}"
+        "{% endif %}"
+        "{% for message in messages %}{% if message.role == 'user' %}"
+        "{{ bos_token }}[INST] {% if loop.first %}{{ system }}{% endif %}{{ message.content }} [/INST]"
+        "{% else %} {{ message.content }} {{ eos_token }}{% endif %}{% endfor %}"
+    ),
+    "chatml": (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+}
+"""Templates by name, for models whose file has none."""
 
 
 class Chat:
@@ -19,28 +37,30 @@ class Chat:
     has seen already. That holds for any template, also for one that rewrites what came before.
     """
 
-    def __init__(self, checkpoint: Checkpoint, step: Step, sampler: Sampler, system: str | None = None):
-        """Raises `CheckpointError` for a model without a tokenizer, and without a template or with a broken one."""
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        feed: Feed,
+        sampler: Sampler,
+        system: str | None = None,
+        stop_strings: Sequence[str] = (),
+    ):
+        """`stop_strings` end an answer, and are no part of it.
+
+        Raises `CheckpointError` for a model without a tokenizer, and without a template or with a broken one.
+        """
         if checkpoint.tokenizer is None or checkpoint.chat_template is None:
             raise CheckpointError(
                 "expected a model with a chat template, such as a GGUF file of a chat model has, got none"
             )
-        import jinja2  # these come with the readers of the files that have templates
-        import jinja2.sandbox
-
-        # The file is not trusted: its template runs in a sandbox
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        try:
-            self._template = environment.from_string(checkpoint.chat_template)
-        except jinja2.TemplateError as error:
-            raise CheckpointError(f"the chat template of the model is broken: {error}") from None
-        self._template_error = jinja2.TemplateError
+        self._template = _Template(checkpoint.chat_template, checkpoint.bos_text, checkpoint.eos_text)
         self._tokenizer = checkpoint.tokenizer
         self._stop = checkpoint.stop
         self._context = checkpoint.config.max_positions
-        self._step = step
+        self._feed = feed
         self._sampler = sampler
         self._system = system
+        self._stop_strings = stop_strings
         self._seen: list[int] = []
         self.messages: list[dict[str, str]] = []
         """The conversation so far: role and content of each message."""
@@ -51,6 +71,11 @@ class Chat:
         """Positions of the context that are taken."""
         return len(self._seen)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no position of the context is left."""
+        return len(self._seen) >= self._context
+
     def reset(self) -> None:
         """Forgets the conversation, but not what is common to all: the system prompt stays in the cache."""
         self.messages = [] if self._system is None else [{"role": "system", "content": self._system}]
@@ -58,37 +83,63 @@ class Chat:
     def reply(self, message: str) -> Iterator[str]:
         """The model's answer, piece by piece. Raises `InputError` if the conversation does not fit the context."""
         messages = [*self.messages, {"role": "user", "content": message}]
-        prompt = self._tokenizer.encode_turn(self._render(messages))
+        prompt = self._tokenizer.encode_turn(self._template.render(messages))
         if len(prompt) >= self._context:
             raise InputError(f"the conversation has {len(prompt)} tokens, the context {self._context}: it is full")
         common = 0
         while common < min(len(self._seen), len(prompt) - 1) and self._seen[common] == prompt[common]:
             common += 1
         del self._seen[common:]
-        stream = TextStream(self._tokenizer)
         answer = ""
-        number = 0
-        for token, previous in generate(
-            self._record, prompt[common:], self._sampler, self._context, self._stop, common
-        ):
-            number += 1
-            if number < len(prompt) - common:
-                continue
-            answer += (text := stream.push(token, previous))
-            if text:
+        try:
+            for text in self._answer(prompt, common):
+                answer += text
                 yield text
-        answer += (text := stream.finish())
-        if text:
-            yield text
-        self.messages = [*messages, {"role": "assistant", "content": answer}]
+        finally:  # an answer that was interrupted is part of the conversation too
+            self.messages = [*messages, {"role": "assistant", "content": answer}]
 
-    def _record(self, token: int, position: int) -> NDArray[np.float32]:
-        logits = self._step(token, position)
-        self._seen.append(token)
+    def _answer(self, prompt: list[int], common: int) -> Iterator[str]:
+        """The text that follows the prompt, of which the model has seen `common` tokens."""
+        stream, stop = TextStream(self._tokenizer), StopStrings(self._stop_strings)
+        tokens = generate(
+            self._record, prompt[common:], self._sampler, self._context, self._stop, common, prompt[:common]
+        )
+        for token, previous in islice(tokens, len(prompt) - common - 1, None):
+            if text := stop.push(stream.push(token, previous)):
+                yield text
+            if stop.found:
+                return
+        if text := stop.push(stream.finish()) + stop.finish():
+            yield text
+
+    def _record(self, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
+        logits = self._feed(tokens, start)
+        self._seen.extend(tokens)
         return logits
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
+
+class _Template:
+    """A template of the model's file. It is not trusted, and runs in a sandbox."""
+
+    def __init__(self, text: str, bos_text: str, eos_text: str):
+        import jinja2  # comes with the readers of the files that have templates
+        import jinja2.sandbox
+
+        def refuse(why: str) -> None:
+            raise jinja2.TemplateError(why)
+
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = refuse  # pyright: ignore[reportArgumentType]
         try:
-            return self._template.render(messages=messages, add_generation_prompt=True, bos_token="", eos_token="")
-        except self._template_error as error:
+            self._template = environment.from_string(text)
+        except jinja2.TemplateError as error:
+            raise CheckpointError(f"the chat template of the model is broken: {error}") from None
+        self._error = jinja2.TemplateError
+        self._names = {"bos_token": bos_text, "eos_token": eos_text}
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """The text of a conversation, up to where the model's answer begins."""
+        try:
+            return self._template.render(messages=messages, add_generation_prompt=True, **self._names)
+        except (self._error, TypeError) as error:
             raise InputError(f"the chat template of the model refuses this conversation: {error}") from None

@@ -41,6 +41,9 @@ class Checkpoint:
     tokenizer: Tokenizer | None = None
     chat_template: str | None = None
     """Jinja: messages to the text of a prompt."""
+    bos_text: str = ""
+    eos_text: str = ""
+    """How templates write the tokens that begin and end a text."""
     stop: frozenset[int] = field(default=frozenset((BOS,)))
     """Tokens that end a text once they are generated."""
 

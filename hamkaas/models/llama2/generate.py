@@ -1,4 +1,4 @@
-"""The loop of generation, on any function from token and position to logits."""
+"""Feeding tokens to a compiled model, and the loop of generation on anything that can be fed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -8,15 +8,93 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hamkaas as hk
+from hamkaas.models.llama2.config import Config
+from hamkaas.models.llama2.graph import CHUNK, STEP
 from hamkaas.models.llama2.sampler import Sampler
 
 Step = Callable[[int, int], NDArray[np.float32]]
 """Logits [vocab_size] of what follows a token at a position."""
 
+Feed = Callable[[Sequence[int], int], NDArray[np.float32]]
+"""Logits [vocab_size] of what follows some tokens, the first of them at a position; at least one token."""
+
+CHUNK_SIZE = 64
+"""Tokens of a chunk: twice as many are hardly faster each, and half as many cost a quarter more."""
+
+FEW = 6
+"""From this many tokens on, a chunk that is mostly filler costs less than as many steps."""
+
+
+def chunk_size(config: Config, tokens: int) -> int:
+    """The size of chunks that a prompt of this many tokens is worth; 0 for none."""
+    return min(CHUNK_SIZE, config.max_positions) if tokens >= FEW else 0
+
+
+def chunk_inputs(tokens: Sequence[int], begin: int, size: int) -> dict[str, NDArray[np.int64]]:
+    """What `Transformer.chunk` takes for some tokens from position `begin` on, filled up to `size`."""
+    padded = np.zeros(size, np.int64)
+    padded[: len(tokens)] = tokens
+    positions = np.arange(begin, begin + size)
+    lengths = np.where(np.arange(size) < len(tokens), positions + 1, 0)
+    bounds = {"begin": np.array([begin]), "end": np.array([begin + size])}
+    return {"tokens": padded, "positions": positions, "lengths": lengths, **bounds}
+
+
+def parts(start: int, end: int, size: int, context: int) -> Iterator[tuple[int, int]]:
+    """How positions `start` to `end` - 1 are fed: the bounds of chunks of `size`, and of steps.
+
+    Chunks are whole, but for the last one, which may be filled up. A chunk that would reach beyond the context begins
+    earlier instead: the positions that it has in common with the one before are computed twice.
+    """
+    at = start
+    while at < end:
+        begin = min(at, context - size)
+        if size and end - at >= FEW and begin >= start:
+            at = min(begin + size, end)
+            yield begin, at
+        else:
+            yield at, at + 1
+            at += 1
+
+
+class ModelFeed:
+    """Feeds a model of `build_graphs`: many tokens in chunks, if it has a graph for them, few one by one."""
+
+    def __init__(self, model: hk.Model, config: Config, progress: Callable[[int, int], None] | None = None):
+        """`progress` is told (tokens fed, tokens in all) of prompts as their parts are done."""
+        self._step = model_step(model)
+        self._chunk = model.graphs.get(CHUNK)
+        self._size = 0 if self._chunk is None else next(i for i in self._chunk.inputs if i.name == "tokens").shape[0]
+        self._context = config.max_positions
+        self._progress = progress
+
+    def __call__(self, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
+        """See `Feed`. Raises `InputError` for positions beyond the context."""
+        if not 0 < len(tokens) <= self._context - start:
+            raise hk.InputError(
+                f"expected 1 to {self._context - start} tokens from position {start} on, got {len(tokens)}"
+            )
+        if len(tokens) == 1:
+            return self._step(tokens[0], start)
+        logits = np.empty(0, np.float32)
+        if self._progress is not None:
+            self._progress(0, len(tokens))
+        for begin, end in parts(start, start + len(tokens), self._size, self._context):
+            logits = self._feed_part(tokens[begin - start : end - start], begin)
+            if self._progress is not None:
+                self._progress(end - start, len(tokens))
+        return logits
+
+    def _feed_part(self, tokens: Sequence[int], begin: int) -> NDArray[np.float32]:
+        if len(tokens) == 1 or self._chunk is None:
+            return self._step(tokens[0], begin)
+        row = {"row": np.array([len(tokens) - 1])}
+        return self._chunk.evaluate(chunk_inputs(tokens, begin, self._size) | row)
+
 
 def model_step(model: hk.Model) -> Step:
     """One step of a compiled graph of `build_step`, with arrays that are made once."""
-    graph = next(iter(model.graphs.values()))
+    graph = model.graphs.get(STEP) or next(iter(model.graphs.values()))
     token, position, length = (np.zeros(1, np.int64) for _ in range(3))
     inputs: dict[str, Any] = {"token": token, "position": position, "length": length}
 
@@ -28,19 +106,32 @@ def model_step(model: hk.Model) -> Step:
 
 
 def generate(
-    step: Step, prompt: Sequence[int], sampler: Sampler, end: int, stop: AbstractSet[int], start: int = 0
+    feed: Feed,
+    prompt: Sequence[int],
+    sampler: Sampler,
+    end: int,
+    stop: AbstractSet[int],
+    start: int = 0,
+    text: Sequence[int] = (),
 ) -> Iterator[tuple[int, int]]:
     """(token, token before it) for each token of the text after the first: the prompt's, then sampled ones.
 
     The prompt stands at positions from `start` on; no position from `end` on is used. A token of `stop` that is sampled
-    ends the text and is not part of it; in the prompt it is a token like others.
+    ends the text and is not part of it; in the prompt it is a token like others. `text` is what stands before the
+    prompt, for samplers that mind repetition.
     """
-    token = prompt[0]
-    for position in range(start, end):
-        logits = step(token, position)
-        known = position + 1 - start
-        following = prompt[known] if known < len(prompt) else sampler.sample(logits)
-        if known >= len(prompt) and following in stop:
+    known = prompt[: end - start + 1]
+    if len(known) > end - start:
+        yield from zip(known[1:], known, strict=False)
+        return
+    logits = feed(known, start)
+    yield from zip(known[1:], known, strict=False)
+    tokens = [*text, *known]
+    for position in range(start + len(known), end + 1):
+        previous, following = tokens[-1], sampler.sample(logits, tokens)
+        if following in stop:
             return
-        yield following, token
-        token = following
+        tokens.append(following)
+        yield following, previous
+        if position < end:
+            logits = feed([following], position)

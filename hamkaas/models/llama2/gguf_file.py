@@ -1,20 +1,24 @@
 """Models in GGUF files, through the `gguf` package: architecture llama, any quantisation that the package can undo.
 
-Weights that are not float32 become float32, one after the other. The file's rows of queries and keys are in the order
+Floats of 32 and 16 bits stay in the file, which is memory-mapped; Q8_0 stays int8; other weights become float32, one
+after the other. The file's rows of queries and keys are in the order
 of llama2.c (converters to GGUF permute them), so nothing is to be moved.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from hamkaas.errors import CheckpointError
 from hamkaas.models.llama2.bpe import BpeTokenizer
-from hamkaas.models.llama2.checkpoint import Checkpoint, Weight
+from hamkaas.models.llama2.checkpoint import Checkpoint, Quantized, Weight
 from hamkaas.models.llama2.config import Config
+from hamkaas.models.llama2.rope import rope_divisors
 from hamkaas.models.llama2.tokenizer import ScoredTokenizer, Tokenizer
 
 LAYER_NAMES = {
@@ -45,7 +49,7 @@ def load_gguf(path: Path, progress: Callable[[int, int], None] | None = None) ->
     except Exception as error:  # the package checks little: a damaged file ends in whatever went wrong first
         raise CheckpointError(f"{path}: no GGUF file that can be read: {error}") from None
     metadata = _Metadata(path, reader)
-    config = _read_config(metadata, {tensor.name for tensor in reader.tensors})
+    config = _read_config(metadata, {tensor.name: tensor for tensor in reader.tensors})
     weights: dict[str, Weight] = {}
     expected = dict(config.weight_shapes())
     for number, tensor in enumerate(reader.tensors):
@@ -54,7 +58,7 @@ def load_gguf(path: Path, progress: Callable[[int, int], None] | None = None) ->
             if tuple(map(int, reversed(tensor.shape))) != shape:
                 found = list(map(int, reversed(tensor.shape)))
                 raise CheckpointError(f"{path}: {tensor.name}: expected shape {list(shape)}, got {found}")
-            weights[name] = _dequantize(gguf, tensor, shape)
+            weights[name] = _read_weight(gguf, tensor, shape)
         if progress is not None:
             progress(number + 1, len(reader.tensors))
     if missing := expected.keys() - weights.keys():
@@ -66,8 +70,15 @@ def load_gguf(path: Path, progress: Callable[[int, int], None] | None = None) ->
         for key in ("eos_token_id", "eot_token_id")
         if (token := metadata.get(f"tokenizer.ggml.{key}")) is not None
     )
-    template = metadata.get("tokenizer.chat_template")
-    return Checkpoint(config, weights, _read_tokenizer(metadata, config), template, stop)
+    return Checkpoint(
+        config,
+        weights,
+        _read_tokenizer(metadata, config),
+        metadata.get("tokenizer.chat_template"),
+        metadata.token_text("bos"),
+        metadata.token_text("eos"),
+        stop,
+    )
 
 
 class _Metadata:
@@ -82,6 +93,11 @@ class _Metadata:
         field = self._fields.get(key)
         return None if field is None else field.contents()
 
+    def token_text(self, name: str) -> str:
+        """The text of a token that has a name, such as bos; empty without one."""
+        token = self.get(f"tokenizer.ggml.{name}_token_id")
+        return "" if token is None else self.require("tokenizer.ggml.tokens")[token]
+
     def require(self, key: str) -> Any:
         """The value of a key that must be there."""
         value = self.get(key)
@@ -90,12 +106,10 @@ class _Metadata:
         return value
 
 
-def _read_config(metadata: _Metadata, tensors: set[str]) -> Config:
+def _read_config(metadata: _Metadata, tensors: Mapping[str, Any]) -> Config:
     architecture = metadata.require("general.architecture")
     if architecture != "llama":
         raise CheckpointError(f"{metadata.path}: expected the architecture llama, got {architecture}")
-    if (scaling := metadata.get("llama.rope.scaling.type")) not in (None, "none") or "rope_freqs.weight" in tensors:
-        raise CheckpointError(f"{metadata.path}: expected rotary embedding without scaling, got {scaling or 'factors'}")
     heads = metadata.require("llama.attention.head_count")
     config = Config(
         dim=metadata.require("llama.embedding_length"),
@@ -109,18 +123,27 @@ def _read_config(metadata: _Metadata, tensors: set[str]) -> Config:
         rope_theta=metadata.get("llama.rope.freq_base") or 10000.0,
         norm_eps=metadata.require("llama.attention.layer_norm_rms_epsilon"),
     )
+    if (problem := config.problem()) is not None:
+        raise CheckpointError(f"{metadata.path}: {problem}")
     rotated = metadata.get("llama.rope.dimension_count")
-    if (
-        config.dim % config.num_heads
-        or config.num_heads % config.num_kv_heads
-        or rotated not in (None, config.head_dim)
-    ):
-        raise CheckpointError(
-            f"{metadata.path}: expected heads that divide dim, kv heads that divide heads, and whole heads that turn, "
-            f"got dim {config.dim}, heads {heads}, kv heads {config.num_kv_heads}, "
-            f"{rotated} of {config.head_dim} that turn"
-        )
+    if rotated not in (None, config.head_dim):
+        raise CheckpointError(f"{metadata.path}: expected whole heads of {config.head_dim} that turn, got {rotated}")
+    config = replace(config, rope_divisors=_rope_divisors(metadata, tensors, config))
+    if (problem := config.problem()) is not None:
+        raise CheckpointError(f"{metadata.path}: {problem}")
     return config
+
+
+def _rope_divisors(metadata: _Metadata, tensors: Mapping[str, Any], config: Config) -> tuple[float, ...]:
+    """Of the file's own tensor, as converters write it for Llama 3, or of its metadata."""
+    if (factors := tensors.get("rope_freqs.weight")) is not None:
+        return tuple(np.asarray(factors.data, np.float32).reshape(-1).tolist())
+    kind = metadata.get("llama.rope.scaling.type") or "none"
+    scaling = {"type": "default" if kind == "none" else kind, "factor": metadata.get("llama.rope.scaling.factor")}
+    try:
+        return rope_divisors(scaling, config.rope_theta, config.head_dim)
+    except ValueError as error:
+        raise CheckpointError(f"{metadata.path}: {error}") from None
 
 
 def _our_name(name: str) -> str:
@@ -134,13 +157,27 @@ def _our_name(name: str) -> str:
     return name
 
 
-def _dequantize(gguf: Any, tensor: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    if tensor.tensor_type == gguf.GGMLQuantizationType.F32:
+def _read_weight(gguf: Any, tensor: Any, shape: tuple[int, ...]) -> Weight:
+    kind = tensor.tensor_type
+    types = gguf.GGMLQuantizationType
+    if kind in (types.F32, types.F16) and (kind == types.F32 or len(shape) > 1):
         return tensor.data.reshape(shape)
+    if kind == types.BF16 and len(shape) > 1:
+        return tensor.data.view(ml_dtypes.bfloat16).reshape(shape)
+    if kind == types.Q8_0 and len(shape) > 1:
+        return _read_q8_0(tensor.data, shape)
     try:
-        return gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
+        return gguf.dequantize(tensor.data, kind).reshape(shape)
     except NotImplementedError:
-        raise CheckpointError(f"{tensor.name}: the quantisation {tensor.tensor_type.name} is not known") from None
+        raise CheckpointError(f"{tensor.name}: the quantisation {kind.name} is not known") from None
+
+
+def _read_q8_0(data: NDArray[np.uint8], shape: tuple[int, ...]) -> Quantized:
+    """Blocks of a float16 scale and 32 int8 numbers, as all numbers and all scales."""
+    blocks = data.reshape(-1, 34)
+    values = np.ascontiguousarray(blocks[:, 2:]).view(np.int8).reshape(shape)
+    scales = np.ascontiguousarray(blocks[:, :2]).view(np.float16).astype(np.float32)
+    return Quantized(values, scales.reshape(*shape[:-1], shape[-1] // 32))
 
 
 def _read_tokenizer(metadata: _Metadata, config: Config) -> Tokenizer:

@@ -1,6 +1,6 @@
-"""The transformer as a tensor graph: one token in, logits out."""
+"""The transformer as tensor graphs: one token in, or a chunk of them, logits out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,14 +9,22 @@ import hamkaas as hk
 from hamkaas.models.llama2.checkpoint import Quantized, Weight
 from hamkaas.models.llama2.config import Config
 
+STEP = "step"
+"""The name of the graph of one token."""
+
+CHUNK = "chunk"
+"""The name of the graph of several tokens."""
+
 
 def rotations(config: Config) -> NDArray[np.float32]:
-    """The table of rotary embedding (arXiv:2104.09864): (cos, sin) of position * theta^(-2i/head_dim).
+    """The table of rotary embedding (arXiv:2104.09864): (cos, sin) of position * theta^(-2i/head_dim) / divisor.
 
     Shape [max_positions, head_dim / 2, 2]; computed in float32, as llama2.c does.
     """
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     frequencies = np.float32(1) / np.power(np.float32(config.rope_theta), exponents)
+    if config.rope_divisors:
+        frequencies = frequencies / np.array(config.rope_divisors, np.float32)
     angles = np.arange(config.max_positions, dtype=np.float32)[:, None] * frequencies
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
@@ -27,46 +35,132 @@ def build_step(config: Config, weights: Mapping[str, Weight]) -> hk.Tensor:
     Inputs, all int64 [1]: `token`; `position`, its place in the context; `length` = position + 1. Keys and values of
     the positions before are states of the graph.
     """
-    token = hk.InputTensor("token", "int64", [1])
-    position = hk.InputTensor("position", "int64", [1])
-    length = hk.InputTensor("length", "int64", [1])
-    rotation = hk.ConstantTensor(rotations(config), "rotations").gather(position)  # [1, head_dim / 2, 2]
+    return Transformer(config, weights).step()
 
-    def weight(name: str, rows: hk.Tensor | None = None) -> hk.Tensor:
-        """A weight as float32, or some rows of it."""
-        array = weights[name]
-        if isinstance(array, Quantized):
-            values = hk.ConstantTensor(array.values, name)
-            scales = hk.ConstantTensor(array.scales, f"{name}.scales")
-            return hk.dequantize(*(part if rows is None else part.gather(rows) for part in (values, scales)))
-        tensor = hk.ConstantTensor(array, name)
-        return tensor if rows is None else tensor.gather(rows)
 
-    def linear(x: hk.Tensor, name: str) -> hk.Tensor:
-        """x times the transpose of a matrix that is stored [out, in]."""
-        return x @ weight(name).permute(1, 0)
+def build_chunk(config: Config, weights: Mapping[str, Weight], size: int) -> hk.Tensor:
+    """Logits [vocab_size] of what follows a chunk of `size` tokens; see `Transformer.chunk` for the inputs."""
+    return Transformer(config, weights).chunk(size)
 
-    def rotate(x: hk.Tensor, heads: int) -> hk.Tensor:
-        """Turns neighbouring pairs of each head by the position's angles: [heads, head_dim]."""
-        pairs = x.reshape(heads, config.head_dim // 2, 2)
-        return pairs.complex_hadamard_product(rotation).reshape(heads, config.head_dim)
 
-    def cache(name: str, row: hk.Tensor) -> hk.Tensor:
-        """The state of this name with the row of the current position: [max_positions, kv_heads, head_dim]."""
+def build_graphs(config: Config, weights: Mapping[str, Weight], size: int) -> dict[str, hk.Tensor]:
+    """The graphs "step" and, unless `size` is 0, "chunk", over the same weights and states."""
+    transformer = Transformer(config, weights)
+    return {STEP: transformer.step()} | ({CHUNK: transformer.chunk(size)} if size else {})
+
+
+class Transformer:
+    """Weights and states of a model. Graphs that come from one transformer share them."""
+
+    def __init__(self, config: Config, weights: Mapping[str, Weight]):
+        self.config = config
+        self._weights = weights
+        self._known: dict[str, Sequence[hk.Tensor]] = {}
+        self._rotations = hk.ConstantTensor(rotations(config), "rotations")
         shape = [config.max_positions, config.num_kv_heads, config.head_dim]
-        state = hk.BufferTensor("float32", shape, name)
-        return state.replace(row.reshape(1, *shape[1:]), position, length)
+        names = [f"layers.{layer}.{kind}" for layer in range(config.num_layers) for kind in ("keys", "values")]
+        self._states = {name: hk.BufferTensor("float32", shape, name) for name in names}
 
-    x = weight("tok_embeddings", token).reshape(config.dim)
-    for layer in (f"layers.{number}" for number in range(config.num_layers)):
-        h = x.rms_norm(weight(f"{layer}.attention_norm"), config.norm_eps)
-        query = rotate(linear(h, f"{layer}.wq"), config.num_heads)
-        keys = cache(f"{layer}.keys", rotate(linear(h, f"{layer}.wk"), config.num_kv_heads))
-        values = cache(f"{layer}.values", linear(h, f"{layer}.wv"))
-        attended = query.attention(keys, values, length).reshape(config.dim)
-        x = x + linear(attended, f"{layer}.wo")
-        h = x.rms_norm(weight(f"{layer}.ffn_norm"), config.norm_eps)
-        gated = linear(h, f"{layer}.w1").silu() * linear(h, f"{layer}.w3")
-        x = x + linear(gated, f"{layer}.w2")
-    x = x.rms_norm(weight("norm"), config.norm_eps)
-    return linear(x, "tok_embeddings" if config.shared_classifier else "output")
+    def step(self) -> hk.Tensor:
+        """See `build_step`."""
+        token, position, length = (hk.InputTensor(name, "int64", [1]) for name in ("token", "position", "length"))
+        x = self._weight("tok_embeddings", token).reshape(self.config.dim)
+        return self._logits(self._layers(x, _Place(self, 1, position, position, length, length)))
+
+    def chunk(self, size: int, *, all_rows: bool = False) -> hk.Tensor:
+        """Logits after a chunk of `size` tokens: [vocab_size] after token number `row`, or [size, vocab_size].
+
+        Inputs, all int64: `tokens`, `positions` and `lengths` [size]; `begin` and `end` [1], the positions from the
+        first to behind the last; `row` [1], unless all rows are wanted. Token i sees the first lengths[i] positions of
+        the context, which is positions[i] + 1. What fills up a chunk has a length of 0: it sees nothing and is seen by
+        nobody, if its positions are written again before a length reaches them.
+        """
+        tokens, positions, lengths = (
+            hk.InputTensor(name, "int64", [size]) for name in ("tokens", "positions", "lengths")
+        )
+        begin, end = (hk.InputTensor(name, "int64", [1]) for name in ("begin", "end"))
+        x = self._weight("tok_embeddings", tokens)
+        x = self._layers(x, _Place(self, size, positions, begin, end, lengths))
+        if not all_rows:
+            x = x.gather(hk.InputTensor("row", "int64", [1])).reshape(self.config.dim)
+        return self._logits(x)
+
+    def _layers(self, x: hk.Tensor, place: "_Place") -> hk.Tensor:
+        """All layers; x: [dim] or [size, dim]."""
+        config = self.config
+        for layer in (f"layers.{number}" for number in range(config.num_layers)):
+            h = x.rms_norm(self._weight(f"{layer}.attention_norm"), config.norm_eps)
+            query = place.rotate(self._linear(h, f"{layer}.wq"), config.num_heads)
+            key = place.rotate(self._linear(h, f"{layer}.wk"), config.num_kv_heads)
+            keys = place.write(self._states[f"{layer}.keys"], key)
+            values = place.write(self._states[f"{layer}.values"], self._linear(h, f"{layer}.wv"))
+            attended = query.attention(keys, values, place.lengths).reshape(x.shape)
+            x = x + self._linear(attended, f"{layer}.wo")
+            h = x.rms_norm(self._weight(f"{layer}.ffn_norm"), config.norm_eps)
+            gated = self._linear(h, f"{layer}.w1").silu() * self._linear(h, f"{layer}.w3")
+            x = x + self._linear(gated, f"{layer}.w2")
+        return x
+
+    def _logits(self, x: hk.Tensor) -> hk.Tensor:
+        x = x.rms_norm(self._weight("norm"), self.config.norm_eps)
+        return self._linear(x, "tok_embeddings" if self.config.shared_classifier else "output")
+
+    def _weight(self, name: str, rows: hk.Tensor | None = None) -> hk.Tensor:
+        """A weight as float32, or some rows of it."""
+        parts = self._constants(name)
+        if rows is not None:
+            parts = [part.gather(rows) for part in parts]
+        if len(parts) == 2:
+            return hk.dequantize(*parts)
+        return parts[0] if parts[0].dtype == np.float32 else parts[0].cast("float32")
+
+    def _constants(self, name: str) -> Sequence[hk.Tensor]:
+        """The numbers of a weight and, if it is quantized, their scales."""
+        if (known := self._known.get(name)) is None:
+            array = self._weights[name]
+            if isinstance(array, Quantized):
+                known = [hk.ConstantTensor(array.values, name), hk.ConstantTensor(array.scales, f"{name}.scales")]
+            else:
+                known = [hk.ConstantTensor(array, name)]
+            self._known[name] = known
+        return known
+
+    def _linear(self, x: hk.Tensor, name: str) -> hk.Tensor:
+        """x times the transpose of a matrix that is stored [out, in]."""
+        return x @ self._weight(name).permute(1, 0)
+
+    def rotation(self, positions: hk.Tensor) -> hk.Tensor:
+        """(cos, sin) of some positions: [positions, head_dim / 2, 2]."""
+        return self._rotations.gather(positions)
+
+
+class _Place:
+    """Where the tokens of a block stand in the context: how their heads turn, and where keys and values go."""
+
+    def __init__(
+        self,
+        of: Transformer,
+        size: int,
+        positions: hk.Tensor,
+        begin: hk.Tensor,
+        end: hk.Tensor,
+        lengths: hk.Tensor,
+    ):
+        self._config = of.config
+        self._size = size
+        self._rotation = of.rotation(positions)  # [size, head_dim / 2, 2]
+        self._begin, self._end = begin, end
+        self.lengths = lengths
+
+    def rotate(self, x: hk.Tensor, heads: int) -> hk.Tensor:
+        """Turns neighbouring pairs of each head by its position's angles: [heads, head_dim], or those of each token."""
+        head_dim, size = self._config.head_dim, self._size
+        rotation = self._rotation
+        if size > 1:  # the same for all heads of a token
+            rotation = rotation.gather(hk.ConstantTensor(np.repeat(np.arange(size), heads)))
+        pairs = x.reshape(size * heads, head_dim // 2, 2).complex_hadamard_product(rotation)
+        return pairs.reshape(heads, head_dim) if size == 1 else pairs.reshape(size, heads, head_dim)
+
+    def write(self, state: hk.Tensor, rows: hk.Tensor) -> hk.Tensor:
+        """A cache of keys or values with those of the block: [max_positions, kv_heads, head_dim]."""
+        return state.replace(rows.reshape(self._size, *state.shape[1:]), self._begin, self._end)

@@ -3,13 +3,13 @@
 Version 0 starts with seven int32: dim, hidden_dim, layers, heads, kv heads, vocabulary and positions; the vocabulary
 is negative if the classifier is not the embedding table. Versions 1 and 2 start with 256 bytes: the magic "ak42", the
 version, the same seven, one byte that says whether the classifier is shared and, in version 2, the size of the groups.
-Then come the weights, one kind after the other, layer by layer, in an order that differs (`_v0_order`, `_v1_order`). In
+Then come the weights, one kind after the other, layer by layer, in an order that differs (`v0_order`, `v1_order`). In
 version 2 the norms are float32; every other tensor is its int8 numbers, then its float32 scales.
 """
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -26,17 +26,6 @@ MAGIC = 0x616B3432
 TAGGED_HEADER = 256
 """Bytes before the weights in the versions after 0."""
 
-LIMITS = {
-    "dim": 1 << 16,
-    "hidden_dim": 1 << 18,
-    "num_layers": 1 << 10,
-    "num_heads": 1 << 10,
-    "num_kv_heads": 1 << 10,
-    "vocab_size": 1 << 22,
-    "max_positions": 1 << 20,
-}
-"""Sizes beyond which a header is not a model but some other file."""
-
 
 @dataclass(frozen=True)
 class _Header:
@@ -47,7 +36,7 @@ class _Header:
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """One tensor of the file, or the tensors of all layers; no name for what nobody reads."""
 
     name: str | None
@@ -55,6 +44,7 @@ class _Block:
 
     @property
     def is_norm(self) -> bool:
+        """Whether it is float32 in version 2."""
         return self.name is not None and self.name.endswith("norm")
 
 
@@ -63,7 +53,7 @@ def load_llama2c(path: Path) -> Checkpoint:
     with path.open("rb") as file:
         start = file.read(TAGGED_HEADER)
     header = _read_header(path, start)
-    blocks = list(_v0_order(header.config) if header.version == 0 else _v1_order(header.config))
+    blocks = list(v0_order(header.config) if header.version == 0 else v1_order(header.config))
     expected = header.bytes + sum(_block_bytes(block, header) for block in blocks)
     size = path.stat().st_size
     if size != expected:
@@ -102,22 +92,14 @@ def _read_header(path: Path, start: bytes) -> _Header:
 
 
 def _check_sizes(path: Path, config: Config) -> None:
-    for field in fields(config):
-        if field.name in LIMITS and not 1 <= (value := getattr(config, field.name)) <= LIMITS[field.name]:
-            limit = LIMITS[field.name]
-            raise CheckpointError(
-                f"{path}: no llama2.c checkpoint: expected {field.name} between 1 and {limit}, got {value}"
-            )
-    if config.dim % config.num_heads or config.num_heads % config.num_kv_heads or config.head_dim % 2:
-        raise CheckpointError(
-            f"{path}: expected heads that divide dim into even sizes, and kv heads that divide heads, "
-            f"got dim {config.dim}, heads {config.num_heads}, kv heads {config.num_kv_heads}"
-        )
+    if (problem := config.problem()) is not None:
+        raise CheckpointError(f"{path}: no llama2.c checkpoint: {problem}")
 
 
-def _v0_order(config: Config) -> Iterator[_Block]:
+def v0_order(config: Config) -> Iterator[Block]:
+    """What follows the header in version 0."""
     norms, matrices = _norms(config), _matrices(config)
-    yield _Block("tok_embeddings", (config.vocab_size, config.dim))
+    yield Block("tok_embeddings", (config.vocab_size, config.dim))
     yield norms[0]
     yield from matrices[:4]
     yield norms[1]
@@ -125,48 +107,49 @@ def _v0_order(config: Config) -> Iterator[_Block]:
     yield from matrices[4:]
     yield norms[2]
     for _ in ("cos", "sin"):  # tables of rotations that llama2.c no longer reads
-        yield _Block(None, (config.max_positions, config.head_dim // 2))
+        yield Block(None, (config.max_positions, config.head_dim // 2))
     if not config.shared_classifier:
-        yield _Block("output", (config.vocab_size, config.dim))
+        yield Block("output", (config.vocab_size, config.dim))
 
 
-def _v1_order(config: Config) -> Iterator[_Block]:
+def v1_order(config: Config) -> Iterator[Block]:
+    """What follows the header in versions 1 and 2."""
     yield from _norms(config)
-    yield _Block("tok_embeddings", (config.vocab_size, config.dim))
+    yield Block("tok_embeddings", (config.vocab_size, config.dim))
     yield from _matrices(config)
     if not config.shared_classifier:
-        yield _Block("output", (config.vocab_size, config.dim))
+        yield Block("output", (config.vocab_size, config.dim))
 
 
-def _norms(config: Config) -> list[_Block]:
+def _norms(config: Config) -> list[Block]:
     each_layer = (config.num_layers, config.dim)
     return [
-        _Block("layers.*.attention_norm", each_layer),
-        _Block("layers.*.ffn_norm", each_layer),
-        _Block("norm", (config.dim,)),
+        Block("layers.*.attention_norm", each_layer),
+        Block("layers.*.ffn_norm", each_layer),
+        Block("norm", (config.dim,)),
     ]
 
 
-def _matrices(config: Config) -> list[_Block]:
+def _matrices(config: Config) -> list[Block]:
     layers, dim, hidden, kv_dim = config.num_layers, config.dim, config.hidden_dim, config.kv_dim
     return [
-        _Block("layers.*.wq", (layers, dim, dim)),
-        _Block("layers.*.wk", (layers, kv_dim, dim)),
-        _Block("layers.*.wv", (layers, kv_dim, dim)),
-        _Block("layers.*.wo", (layers, dim, dim)),
-        _Block("layers.*.w1", (layers, hidden, dim)),
-        _Block("layers.*.w2", (layers, dim, hidden)),
-        _Block("layers.*.w3", (layers, hidden, dim)),
+        Block("layers.*.wq", (layers, dim, dim)),
+        Block("layers.*.wk", (layers, kv_dim, dim)),
+        Block("layers.*.wv", (layers, kv_dim, dim)),
+        Block("layers.*.wo", (layers, dim, dim)),
+        Block("layers.*.w1", (layers, hidden, dim)),
+        Block("layers.*.w2", (layers, dim, hidden)),
+        Block("layers.*.w3", (layers, hidden, dim)),
     ]
 
 
-def _block_bytes(block: _Block, header: _Header) -> int:
+def _block_bytes(block: Block, header: _Header) -> int:
     if header.version < 2 or block.is_norm:
         return 4 * prod(block.shape)
     return prod(block.shape) + 4 * prod(block.shape) // header.group
 
 
-def _read_block(data: NDArray[np.uint8], block: _Block, header: _Header) -> Iterator[tuple[str, Weight]]:
+def _read_block(data: NDArray[np.uint8], block: Block, header: _Header) -> Iterator[tuple[str, Weight]]:
     """(name, weight) of each tensor in the bytes of a block: views, no copies."""
     name = block.name
     if name is None:

@@ -8,6 +8,7 @@ import heapq
 import re
 import struct
 from codecs import getincrementaldecoder
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +18,6 @@ from hamkaas.errors import CheckpointError
 
 BOS = 1
 EOS = 2
-FIRST_BYTE = 3
-"""The token of byte 0."""
-
 _BYTE = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -53,6 +51,18 @@ class ScoredTokenizer:
         """The token of each piece; of equal pieces the first."""
         return {piece: token for token, piece in reversed(list(enumerate(self.pieces)))}
 
+    @cached_property
+    def first_byte(self) -> int:
+        """The token of byte 0; those of the other bytes follow."""
+        return self.token_of.get(b"<0x00>", 3)
+
+    def padded(self, vocab_size: int) -> "ScoredTokenizer":
+        """The same with tokens that nobody writes, up to the size of a model's vocabulary; not for a larger one."""
+        more = vocab_size - len(self.pieces)
+        if more < 0:
+            raise CheckpointError(f"expected a tokenizer of at most {vocab_size} tokens, got {len(self.pieces)}")
+        return ScoredTokenizer((*self.pieces, *[b""] * more), (*self.scores, *[0.0] * more), self.control)
+
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, after BOS. Characters that are no token are encoded byte by byte."""
         return [BOS, *self._encode_text(text, starts=True)]
@@ -74,7 +84,7 @@ class ScoredTokenizer:
         for character in text:
             piece = character.encode("utf-8", "surrogateescape")
             token = self.token_of.get(piece)
-            parts.extend([token] if token is not None else [byte + FIRST_BYTE for byte in piece])
+            parts.extend([token] if token is not None else [byte + self.first_byte for byte in piece])
         return self._merge(parts)
 
     def _merge(self, tokens: list[int]) -> list[int]:
@@ -127,14 +137,18 @@ class ScoredTokenizer:
 class TextStream:
     """Turns tokens into text as they come; a character that is split over tokens is held back until it is whole."""
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, compat: bool = False):
+        """`compat` drops single bytes that are not ASCII, as llama2.c does: what it prints, byte for byte."""
         self._tokenizer = tokenizer
+        self._compat = compat
         self._decoder = getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int, previous: int) -> str:
         """The text that is complete with this token. Control characters that are no white space are dropped."""
         piece = self._tokenizer.piece(token, previous)
         if len(piece) == 1 and (piece[0] < 0x20 or piece[0] == 0x7F) and piece not in b"\t\n\v\f\r":
+            return ""
+        if self._compat and len(piece) == 1 and piece[0] >= 0x80:
             return ""
         return self._decoder.decode(piece)
 
@@ -143,7 +157,43 @@ class TextStream:
         return self._decoder.decode(b"", final=True)
 
 
-def load_tokenizer(path: Path, vocab_size: int) -> ScoredTokenizer:
+class StopStrings:
+    """Text up to the first of some strings; what may yet become one of them is held back."""
+
+    def __init__(self, strings: Sequence[str]):
+        """Raises `ValueError` for an empty string, which would stop everything."""
+        if "" in strings:
+            raise ValueError("expected stop strings that are not empty")
+        self._strings = tuple(strings)
+        self._held = ""
+        self.found = False
+        """Whether one of the strings has come. Nothing is to be pushed after it."""
+
+    def push(self, text: str) -> str:
+        """The text that is certain to stand before any of the strings."""
+        self._held += text
+        places = [place for string in self._strings if (place := self._held.find(string)) >= 0]
+        if places:
+            self.found = True
+            return self._take(min(places))
+        return self._take(len(self._held) - self._pending())
+
+    def finish(self) -> str:
+        """What was held back and did not become one of the strings."""
+        return "" if self.found else self._take(len(self._held))
+
+    def _pending(self) -> int:
+        """Length of the longest end of the text that is the beginning of a string."""
+        longest = min(len(self._held), max(map(len, self._strings), default=1) - 1)
+        ends = (self._held[len(self._held) - length :] for length in range(longest, 0, -1))
+        return next((len(end) for end in ends if any(string.startswith(end) for string in self._strings)), 0)
+
+    def _take(self, length: int) -> str:
+        text, self._held = self._held[:length], self._held[length:]
+        return text
+
+
+def load_llama2c_tokenizer(path: Path, vocab_size: int) -> ScoredTokenizer:
     """Reads a tokenizer of `vocab_size` tokens. Raises `CheckpointError` for a file of another size or kind."""
     try:
         data = path.read_bytes()

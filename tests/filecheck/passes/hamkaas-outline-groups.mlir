@@ -229,3 +229,30 @@ func.func @shifted(%s: tensor<8xf32>) -> tensor<8xf32> {
   %2 = hamkaas.replace_slice %s, %1 from %b to %e : (tensor<8xf32>, tensor<4xf32>, tensor<1xi64>, tensor<1xi64>) -> tensor<8xf32>
   func.return %2 : tensor<8xf32>
 }
+
+// -----
+
+// A weight of few bits becomes numbers inside of the product, in each product that reads it; what is computed does not.
+// CHECK-LABEL: hamkaas.weight @w
+// CHECK: hamkaas.group @g0({{.*}}label = "dequantize matmul"
+// CHECK: hamkaas.group @g1({{.*}}label = "dequantize matmul"
+// CHECK: hamkaas.group @g2({{.*}}label = "cast"
+// CHECK-LABEL: func.func @quantized
+// CHECK-NEXT: [[W:%.*]] = hamkaas.get @w
+// CHECK-NEXT: [[S:%.*]] = hamkaas.get @s
+// CHECK-NEXT: hamkaas.execute @g0([[W]], [[S]], %x)
+// CHECK-NEXT: hamkaas.execute @g1([[W]], [[S]], %x)
+// CHECK-NEXT: hamkaas.execute @g2(%h)
+hamkaas.weight @w : tensor<4x8xi8>
+hamkaas.weight @s : tensor<4x2xf32>
+func.func @quantized(%x: tensor<8xf32>, %h: tensor<8x4xf16>) -> (tensor<4xf32>, tensor<4xf32>, tensor<4xf32>) {
+  %w = hamkaas.get @w : tensor<4x8xi8>
+  %s = hamkaas.get @s : tensor<4x2xf32>
+  %d = hamkaas.dequantize %w, %s : (tensor<4x8xi8>, tensor<4x2xf32>) -> tensor<4x8xf32>
+  %t = hamkaas.permute %d axes [1, 0] : (tensor<4x8xf32>) -> tensor<8x4xf32>
+  %0 = hamkaas.matmul %x, %t : (tensor<8xf32>, tensor<8x4xf32>) -> tensor<4xf32>
+  %1 = hamkaas.matmul %x, %t : (tensor<8xf32>, tensor<8x4xf32>) -> tensor<4xf32>
+  %c = hamkaas.cast %h : (tensor<8x4xf16>) -> tensor<8x4xf32>
+  %2 = hamkaas.matmul %x, %c : (tensor<8xf32>, tensor<8x4xf32>) -> tensor<4xf32>
+  func.return %0, %1, %2 : tensor<4xf32>, tensor<4xf32>, tensor<4xf32>
+}
