@@ -62,7 +62,7 @@ class Llama:
             self.cache[number, 0].index_copy_(1, self.position, self.rotate(k.view(c.num_kv_heads, -1))[:, None])
             self.cache[number, 1].index_copy_(1, self.position, v.view(c.num_kv_heads, 1, -1))
             mixed = torch.nn.functional.scaled_dot_product_attention(
-                q[None, :, None], self.cache[None, number, 0], self.cache[None, number, 1], seen, enable_gqa=True
+                q[None, :, None], self.cache[None, number, 0], self.cache[None, number, 1], seen[None], enable_gqa=True
             )
             x = x + w[f"{layer}.wo"] @ mixed.flatten()
             h = torch.nn.functional.rms_norm(x, (c.dim,), w[f"{layer}.ffn_norm"], 1e-5)

@@ -1,6 +1,6 @@
 """Shapes of llama models, and random weights for them."""
 
-from math import prod
+from math import gcd, prod
 
 import numpy as np
 
@@ -34,6 +34,6 @@ def random_weights(config: Config, precision: str = "f32") -> dict[str, Weight]:
         matrix = numbers[: prod(shape)].reshape(shape)
         if precision != "i8":
             return matrix
-        return Quantized(matrix, np.full((shape[0], shape[1] // 32), 1e-3, np.float32))
+        return Quantized(matrix, np.full((shape[0], shape[1] // gcd(shape[1], 32)), 1e-3, np.float32))
 
     return {name: weight(shape) for name, shape in shapes.items()}

@@ -433,6 +433,11 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> tupl
                 value = b.select(inside, value, b.real(0.0))
             b.store(value, into, b.index(n * stride + x))
 
+    def within(first: Index, size: int) -> Index:
+        """The same index, known to lie in the axis: what is stored is, and views are simpler where that is known."""
+        step = gcd(micro, size)
+        return first if size % tile == 0 else b.var(b.index(first // step), -(-size // step), "first") * step
+
     def load_left(n: Index, x: Index) -> SSAValue:
         return e.at(product.lhs, product.lhs_at(batch, clamped(i0 + x, product.m, product.m % tile == 0), n))
 
@@ -461,7 +466,8 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> tupl
 
     zeros = [b.real(0.0)] * (micro * micro * len(product.ops))
     sums = b.loop(b.number(0), b.number(-(-product.n // depth)), 1, zeros, step, "stage")
-    places = [product.result_at(batch, i0 + mine_i + i, j0 + mine_j + j) for i in range(micro) for j in range(micro)]
+    first_i, first_j = within(i0 + mine_i, product.m), within(j0 + mine_j, product.k)
+    places = [product.result_at(batch, first_i + i, first_j + j) for i in range(micro) for j in range(micro)]
     if len(places[0]) == 1:  # [n] x [n, k] with a batch cannot be: rank 1 means one row
         raise AssertionError("a tiled product has rows")
     _keep(lowering, product, places, sums)

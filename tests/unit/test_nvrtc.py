@@ -11,7 +11,7 @@ from graphs import Case, cases
 import hamkaas as hk
 from hamkaas.api import compile_artifact
 from hamkaas.frontend import build_module
-from hamkaas.models.llama2 import Config, build_step
+from hamkaas.models.llama2 import Config, build_graphs, build_step
 from hamkaas.runtime.nvrtc import compile_cubin, compile_ptx, resources
 
 ARCH = "sm_90"
@@ -48,6 +48,15 @@ def test_llama2_kernels_do_not_spill(name: str) -> None:
     for kernel in kernels:
         assert (kernel.spill_stores, kernel.spill_loads, kernel.stack) == (0, 0, 0), kernel
         assert 0 < kernel.registers <= 255
+
+
+@pytest.mark.parametrize(("name", "size"), [("260K", 8), ("260K", 64), ("15M", 64), ("odd", 8), ("7B", 256)])
+def test_chunks_compile(name: str, size: int) -> None:
+    config = MODELS[name]
+    weights = {name: np.broadcast_to(np.float32(0), shape) for name, shape in config.weight_shapes()}
+    graphs = build_graphs(config, weights, size)
+    source = compile_artifact(build_module(graphs), "cuda", ARCH).source
+    assert compile_cubin(source, ARCH).image.startswith(ELF)
 
 
 def test_equal_layers_share_kernels() -> None:
