@@ -13,9 +13,10 @@ from xdsl.dialects.builtin import FloatAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Block, Operation, SSAValue
 
 from hamkaas.artifact import NUMPY_DTYPES
-from hamkaas.dialects import hamkaas, kernel
+from hamkaas.dialects import cudnn, hamkaas, kernel
 from hamkaas.dialects.hamkaas import tensor_type
 from hamkaas.errors import RuntimeFault
+from hamkaas.interpreters.cudnn import execute
 
 Array = NDArray[Any]
 
@@ -78,6 +79,8 @@ class _Run:
                     assert isinstance(group, hamkaas.GroupOp)
                     results = self.block(group.body.block, dict(zip(group.body.block.args, operands, strict=True)))
                     values.update(zip(op.outputs, results, strict=True))
+                case cudnn.ExecuteOp():
+                    values.update(zip(op.outputs, execute(op, operands), strict=True))
                 case _:
                     dtype = NUMPY_DTYPES[DTYPES[str(tensor_type(op.results[0]).element_type)]]
                     values[op.results[0]] = np.asarray(MEANING[type(op)](op, *operands)).astype(dtype)

@@ -9,12 +9,13 @@ from xdsl.ir import Operation
 from xdsl.parser import Parser
 from xdsl.printer import Printer
 
+from hamkaas.dialects.cudnn import CUDNN
 from hamkaas.dialects.hamkaas import HAMKAAS
 from hamkaas.dialects.kernel import KERNEL
 from hamkaas.dialects.program import PROGRAM
 from hamkaas.universe import context
 
-OPERATIONS = [op for dialect in (HAMKAAS, KERNEL, PROGRAM) for op in dialect.operations]
+OPERATIONS = [op for dialect in (HAMKAAS, CUDNN, KERNEL, PROGRAM) for op in dialect.operations]
 
 
 @pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: op.name)
