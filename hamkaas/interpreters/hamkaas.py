@@ -175,6 +175,10 @@ def _rms_norm(op: hamkaas.RmsNormOp, x: Array, weight: Array) -> Array:
     return x * _f32(weight) / np.sqrt(mean + op.eps.value.data)
 
 
+def _rms_scale(op: hamkaas.RmsScaleOp, x: Array, weight: Array, sums: Array) -> Array:
+    return x * _f32(weight) / np.sqrt(sums / x.shape[-1] + op.eps.value.data)
+
+
 def _sliced_softmax(op: hamkaas.SlicedSoftmaxOp, x: Array, prefix: Array) -> Array:
     _in_range(prefix, x.shape[-1], 3)
     result = _f32(x).reshape(-1, x.shape[-1])
@@ -231,6 +235,7 @@ MEANING: dict[type[Operation], Callable[..., Array]] = {
     hamkaas.GatherOp: _gather,
     hamkaas.MatmulOp: _matmul,
     hamkaas.RmsNormOp: _rms_norm,
+    hamkaas.RmsScaleOp: _rms_scale,
     hamkaas.SlicedSoftmaxOp: _sliced_softmax,
     hamkaas.ArgmaxOp: _argmax,
     hamkaas.SampleOp: _sample,

@@ -2,6 +2,7 @@
 
 from xdsl.passes import ModulePass
 
+from hamkaas.passes.cudnn_outline import CudnnOutlinePass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
@@ -12,6 +13,7 @@ from hamkaas.passes.verify_dominance import VerifyDominancePass
 
 ALL_PASSES: tuple[type[ModulePass], ...] = (
     VerifyDominancePass,
+    CudnnOutlinePass,
     HamkaasOutlineGroupsPass,
     HamkaasDedupGroupsPass,
     HamkaasToKernelPass,
@@ -19,4 +21,4 @@ ALL_PASSES: tuple[type[ModulePass], ...] = (
     ProgramPlanMemoryPass,
     ProgramInsertBarriersPass,
 )
-"""In the order in which the pipeline runs them."""
+"""In the order in which the pipeline runs them; those of cuDNN are run by name only."""

@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "hamkaas"
 
 LAYERS = (
-    ("errors", "knobs", "artifact"),
+    ("errors", "knobs", "artifact", "remarks"),
     ("dialects", "runtime"),
     ("schedules", "frontend", "codegen", "interpreters"),
+    ("partition",),
     ("passes",),
     ("pipeline",),
     ("universe",),
