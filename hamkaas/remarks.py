@@ -3,7 +3,7 @@
 A pass calls `remark`; whoever wants to know wraps the run in `collect`. Nobody else pays for them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def remark(where: str, what: str, why: str) -> None:
 
 
 @contextmanager
-def collect() -> Iterator[list[Remark]]:
+def collect() -> Generator[list[Remark]]:
     """The remarks that are made in the block, in order."""
     remarks: list[Remark] = []
     token = _collected.set(remarks)

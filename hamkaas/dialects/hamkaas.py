@@ -863,7 +863,7 @@ class RmsScaleOp(TensorOp):
         return RmsNormOp.infer(input, weight, eps)
 
     def inferred(self) -> AnyTensor:
-        types = (tensor_type(operand) for operand in self.operands)
+        types = (tensor_type(self.input), tensor_type(self.weight), tensor_type(self.sums))
         return self.infer(*types, self.eps.value.data)
 
 

@@ -81,7 +81,7 @@ def _rms_norm(op: cudnn.RmsNormOp, x: Array, weight: Array) -> Array:
 
 
 def _reduction(op: cudnn.ReductionOp, x: Array) -> Array:
-    return np.sum(np.square(_f32(x)), axis=-1, keepdims=True, dtype=np.float64)
+    return np.asarray(np.sum(np.square(_f32(x)), axis=-1, keepdims=True, dtype=np.float64))
 
 
 def _sdpa(op: cudnn.SdpaOp, query: Array, keys: Array, values: Array, length: Array) -> Array:

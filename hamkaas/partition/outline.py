@@ -9,12 +9,12 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from hamkaas.dialects import cudnn, hamkaas
 from hamkaas.dialects.cudnn_nodes import Reduction
-from hamkaas.dialects.cudnn_types import GraphTensorType
+from hamkaas.dialects.cudnn_types import GraphTensorType, graph_type
 from hamkaas.dialects.hamkaas import tensor_type
 from hamkaas.partition.clusters import Cluster
 from hamkaas.partition.grow import Regions
 from hamkaas.partition.policy import KINDS, is_f32
-from hamkaas.partition.views import View, views_of
+from hamkaas.partition.views import View, dense_strides, strides_before, views_of
 
 Layout = Callable[[GraphTensorType], str | None]
 """Why an operand cannot have these strides; None if it can."""
@@ -178,3 +178,44 @@ def scale_norms(value: SSAValue, sums: SSAValue) -> None:
             scale = hamkaas.RmsScaleOp(op.input, op.weight, sums, op.eps.value.data)
             scale.result.name_hint = op.result.name_hint
             Rewriter.replace_op(op, scale)
+
+
+def fold_output_views(execute: cudnn.ExecuteOp) -> None:
+    """permute(execute @g) -> execute @g with an output that is written in that order; reshape likewise."""
+    graph = execute.graph()
+    for number in range(len(execute.outputs)):
+        while (view := _only_view(execute.outputs[number])) is not None:
+            value = graph.yielded.values[number]
+            type = _written_as(graph_type(value), view)
+            if type is None or not (type.is_row_major or _is_bare_product(graph)):
+                break
+            Rewriter.replace_value_with_new_type(value, type)
+            outputs = [one.type for one in graph.yielded.values]
+            graph.properties["function_type"] = FunctionType.from_lists(graph.function_type.inputs.data, outputs)
+            output = Rewriter.replace_value_with_new_type(execute.outputs[number], view.result.type)
+            output.name_hint = view.result.name_hint
+            Rewriter.replace_op(view, [], [output])
+
+
+def _only_view(value: SSAValue) -> hamkaas.ReshapeOp | hamkaas.PermuteOp | None:
+    """The reshape or permute that is the only reader of a value."""
+    readers = {use.operation for use in value.uses}
+    only = readers.pop() if len(readers) == 1 else None
+    return only if isinstance(only, hamkaas.ReshapeOp | hamkaas.PermuteOp) else None
+
+
+def _written_as(type: GraphTensorType, view: hamkaas.ReshapeOp | hamkaas.PermuteOp) -> GraphTensorType | None:
+    """The layout of an output such that its memory is the result of the view; None if there is none."""
+    if isinstance(view, hamkaas.ReshapeOp):
+        return type  # the same memory
+    shape = tensor_type(view.input).get_shape()
+    if type != GraphTensorType.of(shape, None, type.element_type):
+        return None
+    strides = strides_before(view, dense_strides(tensor_type(view.result).get_shape()))
+    return GraphTensorType.of(shape, strides, type.element_type)
+
+
+def _is_bare_product(graph: cudnn.GraphOp) -> bool:
+    """Whether the graph gives a product as it is: with an epilogue, rows and columns cannot be mixed."""
+    value = graph.yielded.values[0]
+    return len(graph.yielded.values) == 1 and isinstance(value.owner, cudnn.MatmulOp)

@@ -6,7 +6,7 @@ from math import prod
 
 from xdsl.ir import Operation, SSAValue
 
-from hamkaas.dialects.hamkaas import VIEW_OPS, PermuteOp, ReshapeOp, SliceOp, tensor_type
+from hamkaas.dialects.hamkaas import VIEW_OPS, PermuteOp, SliceOp, tensor_type
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,7 @@ def reshape_strides(shape: Sequence[int], strides: Sequence[int], new: Sequence[
     return tuple(reversed(result))
 
 
-def strides_before(op: Operation, strides: Sequence[int]) -> tuple[int, ...] | None:
-    """For the strides of the result of a reshape or permute: those of its input in the same memory, if there are."""
-    if isinstance(op, PermuteOp):
-        step_of = dict(zip(op.permutation, strides, strict=True))
-        return tuple(step_of[axis] for axis in range(len(strides)))
-    if isinstance(op, ReshapeOp):
-        return reshape_strides(tensor_type(op.result).get_shape(), strides, tensor_type(op.input).get_shape())
-    return None
+def strides_before(op: PermuteOp, strides: Sequence[int]) -> tuple[int, ...]:
+    """For the strides of a permuted tensor: those of its input in the same memory."""
+    step_of = dict(zip(op.permutation, strides, strict=True))
+    return tuple(step_of[axis] for axis in range(len(strides)))

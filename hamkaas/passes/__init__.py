@@ -2,6 +2,7 @@
 
 from xdsl.passes import ModulePass
 
+from hamkaas.passes.cudnn_dedup import CudnnDedupPass
 from hamkaas.passes.cudnn_outline import CudnnOutlinePass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
@@ -14,6 +15,7 @@ from hamkaas.passes.verify_dominance import VerifyDominancePass
 ALL_PASSES: tuple[type[ModulePass], ...] = (
     VerifyDominancePass,
     CudnnOutlinePass,
+    CudnnDedupPass,
     HamkaasOutlineGroupsPass,
     HamkaasDedupGroupsPass,
     HamkaasToKernelPass,

@@ -12,7 +12,7 @@ from xdsl.rewriter import Rewriter
 from hamkaas.dialects import cudnn, hamkaas
 from hamkaas.partition.clusters import sort_topologically
 from hamkaas.partition.grow import Regions
-from hamkaas.partition.outline import Outliner
+from hamkaas.partition.outline import Outliner, fold_output_views
 from hamkaas.partition.policy import POLICIES, PolicyName
 
 
@@ -53,6 +53,8 @@ class CudnnOutlinePass(ModulePass):
                 Outliner(cluster, regions, f"c{number}").outline(op)
                 number += 1
             _drop_views(function.body.block)
+            for execute in [child for child in function.body.block.ops if isinstance(child, cudnn.ExecuteOp)]:
+                fold_output_views(execute)
             sort_topologically(function.body.block)
 
 

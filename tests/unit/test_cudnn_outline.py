@@ -1,18 +1,14 @@
 """Outlining for cuDNN changes no number, loses no operation and makes no cycle, whatever the graph."""
 
 from collections import Counter
-from typing import Any
 
 import hypothesis.strategies as st
-import ml_dtypes
-import numpy as np
-import pytest
 from graphs import Case, Maker, assert_close, random_graphs
 from hypothesis import HealthCheck, given, settings
 from xdsl.dialects.builtin import ModuleOp
 
 import hamkaas as hk
-from hamkaas.dialects import cudnn, hamkaas
+from hamkaas.dialects import cudnn
 from hamkaas.frontend import build_module
 from hamkaas.interpreters.hamkaas import run_function
 from hamkaas.partition.policy import PolicyName
