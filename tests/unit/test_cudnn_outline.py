@@ -1,14 +1,18 @@
 """Outlining for cuDNN changes no number, loses no operation and makes no cycle, whatever the graph."""
 
 from collections import Counter
+from typing import Any
 
 import hypothesis.strategies as st
+import ml_dtypes
+import numpy as np
+import pytest
 from graphs import Case, Maker, assert_close, random_graphs
 from hypothesis import HealthCheck, given, settings
 from xdsl.dialects.builtin import ModuleOp
 
 import hamkaas as hk
-from hamkaas.dialects import cudnn
+from hamkaas.dialects import cudnn, hamkaas
 from hamkaas.frontend import build_module
 from hamkaas.interpreters.hamkaas import run_function
 from hamkaas.partition.policy import PolicyName
@@ -118,3 +122,29 @@ def product_graphs(draw: st.DrawFn) -> Case:
 @given(product_graphs(), st.sampled_from(POLICIES), st.sampled_from([2, 5, 30]))
 def test_products(case: Case, policy: PolicyName, max_nodes: int) -> None:
     check(case, policy, max_nodes)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["f16", "bf16"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_16_bit_values_are_rounded_less_often(dtype: Any, policy: PolicyName) -> None:
+    m = Maker(1)
+    x, w, y = m.real(8, 16, dtype=dtype), m.real(24, 16, dtype=dtype), m.real(8, 24, dtype=dtype)
+    norm = m.real(24)
+    residual = y + (x.relu() @ w.permute(1, 0)).silu() * y
+    module = check(m.case(residual.rms_norm(norm), residual, x.relu() @ w.permute(1, 0), tolerance=3e-2), policy)
+    assert {str(graph.io) for graph in graphs(module)} == {"f16" if dtype is np.float16 else "bf16"}
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 32])
+def test_attention(length: int) -> None:
+    m = Maker(2)
+    keys, values = m.real(32, 2, 16), m.real(32, 2, 16)
+    module = check(m.case(m.real(4, 16).attention(keys, values, m.index(length))), "all")
+    assert [op.name for op in graphs(module)[0].nodes] == ["cudnn.sdpa"]
+
+
+def test_a_batch_of_products_reads_slices_in_place() -> None:
+    m = Maker(3)
+    q, cache = m.real(2, 3, 8), m.real(9, 2, 8)
+    module = check(m.case((q @ cache[2:].permute(1, 2, 0)).permute(1, 0, 2).reshape(3, 14)), "lab")
+    assert not any(isinstance(op, hamkaas.VIEW_OPS) for op in module.walk())
