@@ -42,27 +42,32 @@ class Plan:
 
 @cache
 def frontend() -> Any:
-    """The frontend with libcudnn. Raises `TargetError` where they cannot be loaded."""
+    """The frontend, with which graphs can be described. Raises `TargetError` where it is not installed."""
+    try:
+        return import_module("cudnn")
+    except ImportError as error:
+        raise TargetError(f"the frontend of cuDNN does not load: {error} ({INSTALL})") from error
+
+
+@cache
+def versions() -> tuple[str, str]:
+    """Of libcudnn and of the frontend: a plan is good for these only. Raises `TargetError` without libcudnn."""
+    module = frontend()
     # NVRTC's wheels up to 13.0 cannot find this library by themselves, and cuDNN compiles through NVRTC
     for path in glob.glob(str(Path(sysconfig.get_path("purelib"), "nvidia/*/lib/libnvrtc-builtins.so*"))):
         ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
     try:
-        module = import_module("cudnn")
-        module.backend_version()
-    except Exception as error:  # the frontend raises kinds of its own where the library is missing
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise TargetError(f"cuDNN does not load: {why} ({INSTALL}, or compile without it)") from error
-    return module
-
-
-def versions() -> tuple[str, str]:
-    """Of libcudnn and of the frontend: a plan is good for these only."""
-    return str(frontend().backend_version_string()), str(frontend().__version__)
+        return str(module.backend_version_string()), str(module.__version__)
+    except Exception as error:  # of the frontend's own kinds
+        raise TargetError(f"cuDNN does not load: {_first_line(error)} ({INSTALL})") from error
 
 
 @dataclass(frozen=True)
 class Device:
-    """What plans are made for: a GPU by its `handle`, or by a record of its properties where it is not there."""
+    """What plans are made for: a GPU by its `handle`, or by a record of its properties where it is not there.
+
+    With neither, a graph can be described but not planned.
+    """
 
     key: str
     """Tells apart what plans cannot be shared between."""
@@ -73,11 +78,13 @@ class Device:
     @staticmethod
     def from_record(text: str, sm: int) -> "Device":
         """The device that a JSON record describes, in the field names of cuDNN; `sm` is 90 for an H100."""
+        versions()  # a clear error where the library is absent
         return Device(f"sm_{sm} {text}", properties=frontend().create_device_properties(text), sm=sm)
 
     @staticmethod
     def present(name: str, stream: int) -> "Device":
         """The GPU of the current context; plans run on `stream` (an address)."""
+        versions()
         module = frontend()
         handle = module.create_handle()
         module.set_stream(handle=handle, stream=stream)
@@ -88,7 +95,7 @@ class Device:
         """What a frontend graph needs to know."""
         if self.handle is not None:
             return {"handle": self.handle}
-        return {"device_property": self.properties, "sm_version": self.sm}
+        return {"device_property": self.properties, "sm_version": self.sm} if self.properties is not None else {}
 
 
 def build_plans(spec: CudnnGraph, device: Device) -> list[Plan]:
