@@ -99,6 +99,7 @@ def users(op: Operation) -> Iterator[Operation]:
 def sort_topologically(block: Block) -> None:
     """Moves operations behind what they read; what may stay where it is keeps its order."""
     done: dict[Operation, None] = {}
+    opened = set[Operation]()
     for first in list(block.ops):
         todo = [first]
         while todo:
@@ -106,6 +107,8 @@ def sort_topologically(block: Block) -> None:
             owners = (operand.owner for operand in op.operands)
             waiting = [o for o in owners if isinstance(o, Operation) and o.parent is block and o not in done]
             if waiting and op not in done:
+                assert op not in opened, f"{op.name} waits for itself"
+                opened.add(op)
                 todo.extend(reversed(waiting))
             else:
                 done[op] = None

@@ -47,7 +47,7 @@ class Outliner:
         """Arguments by what they show: a base, an offset and a layout."""
         self.inside: dict[SSAValue, SSAValue] = {}
 
-    def outline(self, module: ModuleOp) -> None:
+    def outline(self, module: ModuleOp) -> cudnn.ExecuteOp:
         """Adds the graph to the module and puts its execution in the place of the region's operations."""
         for op in self.cluster.members:
             node = self._node(op)
@@ -65,7 +65,7 @@ class Outliner:
         graph = self._graph([value.type for value in yielded])
         first = next(op for op in module.body.block.ops if isinstance(op, func.FuncOp))
         Rewriter.insert_op(graph, InsertPoint.before(first))
-        self._replace(list(outputs), summed)
+        return self._replace(list(outputs), summed)
 
     def _graph(self, outputs: Sequence[Attribute]) -> cudnn.GraphOp:
         element = tensor_type(self.cluster.seed.results[0]).element_type
@@ -74,7 +74,7 @@ class Outliner:
         type = FunctionType.from_lists([arg.type for arg in self.block.args], outputs)
         return cudnn.GraphOp(self.name, type, io=element, compute=tf32 if rounds else f32, body=Region(self.block))
 
-    def _replace(self, outputs: Sequence[SSAValue], summed: SSAValue | None) -> None:
+    def _replace(self, outputs: Sequence[SSAValue], summed: SSAValue | None) -> cudnn.ExecuteOp:
         types: list[Attribute] = [value.type for value in outputs]
         if summed is not None:
             types.append(hamkaas.RmsScaleOp.sums_of(tensor_type(summed)))
@@ -87,6 +87,7 @@ class Outliner:
                 scale_norms(new, execute.outputs[-1])
         for op in reversed(self.cluster.members):
             Rewriter.erase_op(op)
+        return execute
 
     # nodes
 

@@ -49,11 +49,12 @@ class CudnnOutlinePass(ModulePass):
         for function in [child for child in op.body.block.ops if isinstance(child, func.FuncOp)]:
             where = f"{self.name}: @{function.sym_name.data}"
             regions = Regions(function.body.block, POLICIES[self.policy], self.max_nodes, self.tf32, where)
-            for cluster in regions.clusters:
-                Outliner(cluster, regions, f"c{number}").outline(op)
-                number += 1
+            clusters = list(regions.clusters)
+            outliners = [Outliner(one, regions, f"c{number + place}") for place, one in enumerate(clusters)]
+            executes = [outliner.outline(op) for outliner in outliners]
+            number += len(clusters)
             _drop_views(function.body.block)
-            for execute in [child for child in function.body.block.ops if isinstance(child, cudnn.ExecuteOp)]:
+            for execute in executes:
                 fold_output_views(execute)
             sort_topologically(function.body.block)
 

@@ -16,6 +16,7 @@ from hamkaas.dialects import cudnn, hamkaas
 from hamkaas.frontend import build_module
 from hamkaas.interpreters.hamkaas import run_function
 from hamkaas.partition.policy import PolicyName
+from hamkaas.passes.cudnn_dedup import CudnnDedupPass
 from hamkaas.passes.cudnn_outline import CudnnOutlinePass
 from hamkaas.passes.verify_dominance import verify_dominance
 from hamkaas.universe import context
@@ -116,6 +117,17 @@ def product_graphs(draw: st.DrawFn) -> Case:
                 y = x.reshape(1, n, n).permute(1, 0, 2).reshape(n, n)
         pool.append(y.rms_norm(weight) if len(pool) % 5 == 0 else y)  # keeps the numbers small
     return m.case(pool[-1], *draw(st.lists(st.sampled_from(pool[3:]), max_size=3)), tolerance=1e-3)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(random_graphs(30), st.sampled_from(POLICIES))
+def test_what_is_outlined_stays_as_it_is(case: Case, policy: PolicyName) -> None:
+    module = outlined(case, policy)
+    CudnnDedupPass().apply(context(), module)
+    before = str(module)
+    CudnnOutlinePass(policy, tf32=True).apply(context(), module)
+    CudnnDedupPass().apply(context(), module)
+    assert str(module) == before
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
