@@ -8,7 +8,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from hamkaas.dialects import hamkaas
 from hamkaas.dialects.hamkaas import tensor_type
 from hamkaas.partition.clusters import Cluster, Clusters, users
-from hamkaas.partition.policy import KINDS, Policy, refusal
+from hamkaas.partition.policy import KINDS, NORM_ROW_BYTES, Policy, norm_stands_alone, refusal
 from hamkaas.remarks import remark
 
 NOT_CANDIDATES = (
@@ -135,6 +135,11 @@ class Regions:
         self.clusters.add(cluster)
         front = op.input.owner
         shape = tensor_type(op.input).get_shape()
+        if norm_stands_alone(op):
+            for one in (front, *users(op)):
+                if isinstance(one, Operation) and type(one) in KINDS and self.clusters.of(one) is None:
+                    self._note(one, f"a norm with neighbours has rows of a multiple of {NORM_ROW_BYTES} bytes", cluster)
+            return
         if isinstance(front, hamkaas.AddOp) and self.clusters.of(front) is None:
             if tensor_type(front.lhs) != tensor_type(front.rhs):
                 self._note(front, "the sum in front of a norm takes no operand that broadcasts", cluster)

@@ -7,6 +7,7 @@ from xdsl.dialects.builtin import Float32Type
 from xdsl.ir import Operation
 
 from hamkaas.dialects import hamkaas
+from hamkaas.dialects.cudnn import item_size
 from hamkaas.dialects.cudnn_nodes import Pointwise
 from hamkaas.dialects.hamkaas import AnyTensor, tensor_type
 
@@ -22,6 +23,9 @@ KINDS: dict[type[Operation], Pointwise] = {
 
 HEADS_MULTIPLE = 8
 """Elements of a head must be a multiple of it, for attention."""
+
+NORM_ROW_BYTES = 128
+"""Rows of a norm that has neighbours must be a multiple of it: no engine was offered for any other."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,12 @@ POLICIES: dict[PolicyName, Policy] = {
 }  # fmt: skip
 
 
+def norm_stands_alone(op: hamkaas.RmsNormOp) -> bool:
+    """Whether cuDNN takes a norm only without anything in front of it or behind."""
+    type = tensor_type(op.input)
+    return type.get_shape()[-1] * item_size(type.element_type) % NORM_ROW_BYTES != 0
+
+
 def is_f32(type: AnyTensor) -> bool:
     """Whether the elements are f32."""
     return isinstance(type.element_type, Float32Type)
@@ -78,6 +88,8 @@ def refusal(op: Operation, policy: Policy, tf32: bool) -> str | None:
         case hamkaas.MatmulOp():
             return _refuse_product(op, tf32)
         case hamkaas.RmsNormOp():
+            if tensor_type(op.input).get_shape()[-1] == 1:
+                return "cuDNN norms no rows of one element"
             return None if policy.norms else "the policy leaves norms to our kernels"
         case hamkaas.AttentionOp():
             return _refuse_attention(op, policy, tf32)

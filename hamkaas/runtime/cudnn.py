@@ -98,8 +98,8 @@ class Device:
         return {"device_property": self.properties, "sm_version": self.sm} if self.properties is not None else {}
 
 
-def build_plans(spec: CudnnGraph, device: Device) -> list[Plan]:
-    """All plans that cuDNN offers for a graph and can build. Raises `Unsupported` if there is none."""
+def offered(spec: CudnnGraph, device: Device) -> Any:
+    """The frontend's graph with its list of plans, none of them built. Raises `Unsupported` if there is none."""
     try:
         graph = define(spec, device)
         modes = frontend().heur_mode
@@ -107,12 +107,17 @@ def build_plans(spec: CudnnGraph, device: Device) -> list[Plan]:
         graph.build_operation_graph()
         graph.create_execution_plans([modes.A, modes.FALLBACK])
         graph.check_support()
-        count = graph.get_execution_plan_count()
+        return graph
     except Exception as error:  # of many kinds: what a graph lacks is told by any of them
         raise Unsupported(_first_line(error)) from error
+
+
+def build_plans(spec: CudnnGraph, device: Device) -> list[Plan]:
+    """All plans that cuDNN offers for a graph and can build. Raises `Unsupported` if there is none."""
+    graph = offered(spec, device)
     plans: list[Plan] = []
     why = "no plan was offered"
-    for index in range(count):
+    for index in range(graph.get_execution_plan_count()):
         try:
             plans.append(_build_plan(graph, index))
         except Exception as error:

@@ -10,16 +10,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
-from graphs import Maker
-from test_cudnn_outline import outlined
+from graphs import Case, Maker, random_graphs
+from hypothesis import HealthCheck, given, settings
+from test_cudnn_outline import POLICIES, outlined, product_graphs
 from test_cudnn_spec import llama2_specs
 
-from hamkaas.artifact import CudnnGraph
+from hamkaas.artifact import CudnnGraph, CudnnNode, CudnnTensor
 from hamkaas.codegen.cudnn import build_graph
 from hamkaas.dialects import cudnn
 from hamkaas.errors import TargetError
-from hamkaas.runtime.cudnn import Device, LoadedPlan, build_plans, define, versions
+from hamkaas.partition.policy import PolicyName
+from hamkaas.runtime.cudnn import Device, LoadedPlan, Unsupported, build_plans, define, offered, versions
 
 DRIVER_CALLS = """
 cuGetErrorName cuCtxGetCurrent cuCtxGetLimit cuCtxPopCurrent cuCtxPushCurrent cuStreamGetCtx cuLinkCreate
@@ -104,3 +107,19 @@ def test_regions_of_every_kind_have_plans(h100: Device) -> None:
     assert sorted(len(spec.nodes) for spec in specs) == [1, 1, 4, 5]
     for spec in specs:
         assert build_plans(spec, h100)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=st.one_of(product_graphs(), random_graphs(30)), policy=st.sampled_from(POLICIES))
+def test_cudnn_takes_every_region_of_random_graphs(h100: Device, case: Case, policy: PolicyName) -> None:
+    for op in outlined(case, policy, max_nodes=8).ops:
+        if isinstance(op, cudnn.GraphOp):
+            assert offered(build_graph(op), h100).get_execution_plan_count(), op
+
+
+def test_what_it_does_not_take_is_one_line(h100: Device) -> None:
+    odd = CudnnTensor((1, 4, 8), (64, 16, 2), "float32")
+    nodes = (CudnnNode("rmsnorm", (0, 1), 2, 1e-5), CudnnNode("silu", (2,), 3))
+    row = CudnnTensor((1, 1, 8), (8, 8, 1), "float32")
+    with pytest.raises(Unsupported, match=r"^[^\n]+$"):
+        build_plans(CudnnGraph("float32", "float32", "float32", (odd, row, odd, odd), (0, 1), (3,), nodes), h100)

@@ -97,23 +97,39 @@ func.func @residual(%x: tensor<4x8xbf16>, %w: tensor<8x8xbf16>, %y: tensor<4x8xb
 // CHECK-NEXT: [[A:%.*]] = cudnn.pointwise add %x, %y
 // CHECK-NEXT: [[N:%.*]] = cudnn.rmsnorm [[A]], %g
 // CHECK-NEXT: cudnn.yield [[A]], [[N]]
-func.func @norm(%x: tensor<4x8xbf16>, %y: tensor<4x8xbf16>, %g: tensor<8xbf16>) -> (tensor<4x8xbf16>, tensor<4x8xbf16>) {
-  %a = hamkaas.add %x, %y : (tensor<4x8xbf16>, tensor<4x8xbf16>) -> tensor<4x8xbf16>
-  %n = hamkaas.rms_norm %a, %g eps 1.000000e-05 : (tensor<4x8xbf16>, tensor<8xbf16>) -> tensor<4x8xbf16>
-  func.return %a, %n : tensor<4x8xbf16>, tensor<4x8xbf16>
+func.func @norm(%x: tensor<4x64xbf16>, %y: tensor<4x64xbf16>, %g: tensor<64xbf16>) -> (tensor<4x64xbf16>, tensor<4x64xbf16>) {
+  %a = hamkaas.add %x, %y : (tensor<4x64xbf16>, tensor<4x64xbf16>) -> tensor<4x64xbf16>
+  %n = hamkaas.rms_norm %a, %g eps 1.000000e-05 : (tensor<4x64xbf16>, tensor<64xbf16>) -> tensor<4x64xbf16>
+  func.return %a, %n : tensor<4x64xbf16>, tensor<4x64xbf16>
 }
 
 // -----
 
-// ... but not one that broadcasts.
+// ... but not one that broadcasts...
 // CHECK: remark: cudnn-outline: @norm_of_bias: hamkaas.add %a: apart from its norm: the sum in front of a norm takes no operand that broadcasts
 // CHECK-LABEL: func.func @norm_of_bias
 // CHECK-NEXT: hamkaas.add
 // CHECK-NEXT: cudnn.execute
-func.func @norm_of_bias(%x: tensor<4x8xbf16>, %y: tensor<1x8xbf16>, %g: tensor<8xbf16>) -> tensor<4x8xbf16> {
-  %a = hamkaas.add %x, %y : (tensor<4x8xbf16>, tensor<1x8xbf16>) -> tensor<4x8xbf16>
-  %n = hamkaas.rms_norm %a, %g eps 1.000000e-05 : (tensor<4x8xbf16>, tensor<8xbf16>) -> tensor<4x8xbf16>
-  func.return %n : tensor<4x8xbf16>
+func.func @norm_of_bias(%x: tensor<4x64xbf16>, %y: tensor<1x64xbf16>, %g: tensor<64xbf16>) -> tensor<4x64xbf16> {
+  %a = hamkaas.add %x, %y : (tensor<4x64xbf16>, tensor<1x64xbf16>) -> tensor<4x64xbf16>
+  %n = hamkaas.rms_norm %a, %g eps 1.000000e-05 : (tensor<4x64xbf16>, tensor<64xbf16>) -> tensor<4x64xbf16>
+  func.return %n : tensor<4x64xbf16>
+}
+
+// -----
+
+// ... and not for rows that no engine takes: 32 elements of bf16 are half of what it reads at once.
+// CHECK: remark: cudnn-outline: @short_rows: hamkaas.add %a: apart from its norm: a norm with neighbours has rows of a multiple of 128 bytes
+// CHECK-NEXT: remark: cudnn-outline: @short_rows: hamkaas.silu %s: apart from its norm: a norm with neighbours has rows of a multiple of 128 bytes
+// CHECK-LABEL: func.func @short_rows
+// CHECK-NEXT: hamkaas.add
+// CHECK-NEXT: cudnn.execute
+// CHECK-NEXT: hamkaas.silu
+func.func @short_rows(%x: tensor<4x32xbf16>, %y: tensor<4x32xbf16>, %g: tensor<32xbf16>) -> tensor<4x32xbf16> {
+  %a = hamkaas.add %x, %y : (tensor<4x32xbf16>, tensor<4x32xbf16>) -> tensor<4x32xbf16>
+  %n = hamkaas.rms_norm %a, %g eps 1.000000e-05 : (tensor<4x32xbf16>, tensor<32xbf16>) -> tensor<4x32xbf16>
+  %s = hamkaas.silu %n : (tensor<4x32xbf16>) -> tensor<4x32xbf16>
+  func.return %s : tensor<4x32xbf16>
 }
 
 // -----
