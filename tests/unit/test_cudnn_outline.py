@@ -81,12 +81,17 @@ def test_random_graph(case: Case, policy: PolicyName, max_nodes: int) -> None:
 
 
 @st.composite
-def product_graphs(draw: st.DrawFn) -> Case:
+def product_graphs(draw: st.DrawFn, dtype: Any = np.float32) -> Case:
     """2 to 60 nodes, mostly products and what stands around them; values are read often, in diamonds and by views."""
     m = Maker(draw(st.integers(0, 1 << 30)))
-    n = draw(st.sampled_from([1, 4, 8]))
-    pool = [m.real(n, n), m.real(n, n), m.real(n, n)]
-    row, column, one, weight = m.real(1, n), m.real(n, 1), m.real(1, 1), m.real(n)
+    n = draw(st.sampled_from([1, 4, 8, 32]))
+    pool = [m.real(n, n, dtype=dtype), m.real(n, n, dtype=dtype), m.real(n, n, dtype=dtype)]
+    row, column, one, weight = (
+        m.real(1, n, dtype=dtype),
+        m.real(n, 1, dtype=dtype),
+        m.real(1, 1, dtype=dtype),
+        m.real(n, dtype=dtype),
+    )
 
     def value() -> hk.Tensor:
         recent = draw(st.booleans())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import ml_dtypes
 import pytest
 from graphs import Case, Maker, random_graphs
 from hypothesis import HealthCheck, given, settings
@@ -109,8 +110,11 @@ def test_regions_of_every_kind_have_plans(h100: Device) -> None:
         assert build_plans(spec, h100)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(case=st.one_of(product_graphs(), random_graphs(30)), policy=st.sampled_from(POLICIES))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    case=st.one_of(product_graphs(), product_graphs(ml_dtypes.bfloat16), random_graphs(30)),
+    policy=st.sampled_from(POLICIES),
+)
 def test_cudnn_takes_every_region_of_random_graphs(h100: Device, case: Case, policy: PolicyName) -> None:
     for op in outlined(case, policy, max_nodes=8).ops:
         if isinstance(op, cudnn.GraphOp):
