@@ -1,84 +1,15 @@
 """A llama2 prefill graph: as many cuDNN graphs as there are distinct structures, however many layers."""
 
 from collections import Counter
-from typing import Any
 
-import ml_dtypes
-import numpy as np
 import pytest
+from cudnn_cases import Model, lowered
 from graphs import assert_close
 
-import hamkaas as hk
 from hamkaas.codegen.cudnn import build_graph
 from hamkaas.dialects import cudnn
 from hamkaas.frontend import build_module
 from hamkaas.interpreters.hamkaas import run_function
-from hamkaas.passes.cudnn_dedup import CudnnDedupPass
-from hamkaas.passes.cudnn_outline import CudnnOutlinePass
-from hamkaas.remarks import collect
-from hamkaas.universe import context
-
-TOKENS, DIM, HEADS, KV_HEADS, HIDDEN, VOCABULARY, POSITIONS = 8, 32, 4, 2, 48, 40, 16
-HEAD = DIM // HEADS
-BF16: Any = ml_dtypes.bfloat16
-
-
-class Model:
-    """Prefill of `TOKENS` tokens in bf16: the logits that follow the last one."""
-
-    def __init__(self, layers: int):
-        self.rng = np.random.default_rng(0)
-        self.length = hk.InputTensor("length", "int64", [TOKENS])
-        self.rotation = hk.InputTensor("rotation", BF16, [1, TOKENS * HEAD // 2, 2])
-        x: hk.Tensor = hk.InputTensor("x", BF16, [TOKENS, DIM])
-        for _ in range(layers):
-            x = self.layer(x)
-        self.logits = self.linear(self.norm(x[TOKENS - 1 :]), VOCABULARY)
-        self.inputs = {
-            "x": self.rng.standard_normal((TOKENS, DIM)).astype(BF16),
-            "length": np.arange(1, TOKENS + 1, dtype=np.int64),
-            "rotation": self.rng.standard_normal((1, TOKENS * HEAD // 2, 2)).astype(BF16),
-        }
-
-    def weight(self, *shape: int) -> hk.Tensor:
-        return hk.ConstantTensor((self.rng.standard_normal(shape) * shape[-1] ** -0.5).astype(BF16))
-
-    def linear(self, x: hk.Tensor, size: int) -> hk.Tensor:
-        return x @ self.weight(size, x.shape[-1]).permute(1, 0)
-
-    def norm(self, x: hk.Tensor) -> hk.Tensor:
-        return x.rms_norm(self.weight(DIM))
-
-    def cache(self, rows: hk.Tensor) -> hk.Tensor:
-        empty = hk.ConstantTensor(np.zeros((POSITIONS, KV_HEADS, HEAD), BF16))
-        return empty.replace(rows.reshape(TOKENS, KV_HEADS, HEAD), 0, TOKENS)
-
-    def layer(self, x: hk.Tensor) -> hk.Tensor:
-        h = self.norm(x)
-        query = self.rotate(self.linear(h, DIM), HEADS)
-        keys = self.cache(self.rotate(self.linear(h, KV_HEADS * HEAD), KV_HEADS))
-        values = self.cache(self.linear(h, KV_HEADS * HEAD))
-        attended = query.attention(keys, values, self.length).reshape(TOKENS, DIM)
-        x = x + self.linear(attended, DIM)
-        h = self.norm(x)
-        return x + self.linear(self.linear(h, HIDDEN).silu() * self.linear(h, HIDDEN), DIM)
-
-    def rotate(self, x: hk.Tensor, heads: int) -> hk.Tensor:
-        """Turns the pairs of each head; [tokens, heads, head size]."""
-        pairs = x.reshape(TOKENS, heads, HEAD).permute(1, 0, 2).reshape(heads, TOKENS * HEAD // 2, 2)
-        turned = pairs.complex_hadamard_product(self.rotation)
-        return turned.reshape(heads, TOKENS, HEAD).permute(1, 0, 2)
-
-
-def lowered(model: Model, **options: Any) -> tuple[Any, dict[str, Any], list[str]]:
-    """The module of a model after outlining and deduplication, its weights, and the remarks of the latter."""
-    built = build_module({"main": model.logits})
-    CudnnOutlinePass(**options).apply(context(), built.module)
-    with collect() as remarks:
-        CudnnDedupPass().apply(context(), built.module)
-    built.module.verify()
-    return built.module, built.weights, [str(one) for one in remarks]
-
 
 STRUCTURES = {
     "rmsnorm 8x32": "the norm of the input of the first layer: every other one has a product in front of it",

@@ -13,10 +13,9 @@ from typing import Any
 import hypothesis.strategies as st
 import ml_dtypes
 import pytest
+from cudnn_cases import POLICIES, llama2_specs, outlined, product_graphs
 from graphs import Case, Maker, random_graphs
 from hypothesis import HealthCheck, given, settings
-from test_cudnn_outline import POLICIES, outlined, product_graphs
-from test_cudnn_spec import llama2_specs
 
 from hamkaas.artifact import CudnnGraph, CudnnNode, CudnnTensor
 from hamkaas.codegen.cudnn import build_graph

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cudnn_cases import llama2_specs, outlined, product_graphs
 from graphs import Case, assert_close
 from hypothesis import HealthCheck, given, settings
-from test_cudnn_llama2 import Model, lowered
-from test_cudnn_outline import outlined, product_graphs
 
 from hamkaas.artifact import CudnnGraph
 from hamkaas.codegen.cudnn import build_graph
@@ -18,13 +17,10 @@ from hamkaas.runtime.cudnn_reference import error, evaluate, random_inputs, tole
 from hamkaas.universe import context
 
 SNAPSHOT = Path(__file__).parent / "cudnn_llama2.jsonl"
-"""The specifications of the graphs of a llama2 prefill, one a line. After an intended change: run this file."""
+"""The specifications of the graphs of a llama2 prefill, one a line.
 
-
-def llama2_specs() -> list[CudnnGraph]:
-    """The distinct graphs of a prefill of two layers."""
-    module, _, _ = lowered(Model(2), policy="profitable")
-    return [build_graph(op) for op in module.ops if isinstance(op, cudnn.GraphOp)]
+After an intended change: `PYTHONPATH=.:tests python tests/unit/test_cudnn_spec.py`.
+"""
 
 
 def test_llama2_is_what_it_was() -> None:
