@@ -259,10 +259,13 @@ class ExecuteOp(IRDLOperation):
 
     def graph(self) -> GraphOp:
         """The graph that it runs. Raises `VerifyException` if there is none."""
-        graph = SymbolTable.lookup_symbol(self, self.callee)
-        if not isinstance(graph, GraphOp):
-            raise VerifyException(f"expected the name of a cudnn.graph, got {self.callee}")
-        return graph
+        table = self.parent_op()
+        while table is not None and not table.has_trait(SymbolTable):
+            table = table.parent_op()
+        for op in table.regions[0].block.ops if table is not None else ():
+            if isinstance(op, GraphOp) and op.sym_name == self.callee.root_reference:
+                return op
+        raise VerifyException(f"expected the name of a cudnn.graph, got {self.callee}")
 
     def verify_(self) -> None:
         if self.parent_op() is None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from xdsl.dialects import func
-from xdsl.dialects.builtin import FunctionType, ModuleOp, f32, i32, tf32
+from xdsl.dialects.builtin import FunctionType, f32, i32, tf32
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
@@ -47,8 +47,8 @@ class Outliner:
         """Arguments by what they show: a base, an offset and a layout."""
         self.inside: dict[SSAValue, SSAValue] = {}
 
-    def outline(self, module: ModuleOp) -> cudnn.ExecuteOp:
-        """Adds the graph to the module and puts its execution in the place of the region's operations."""
+    def outline(self, function: func.FuncOp) -> tuple[cudnn.GraphOp, cudnn.ExecuteOp]:
+        """Adds the graph in front of the function and puts its execution in the place of the region's operations."""
         for op in self.cluster.members:
             node = self._node(op)
             self.block.add_op(node)
@@ -63,9 +63,8 @@ class Outliner:
             yielded.append(reduction.result)
         self.block.add_op(cudnn.YieldOp(*yielded))
         graph = self._graph([value.type for value in yielded])
-        first = next(op for op in module.body.block.ops if isinstance(op, func.FuncOp))
-        Rewriter.insert_op(graph, InsertPoint.before(first))
-        return self._replace(list(outputs), summed)
+        Rewriter.insert_op(graph, InsertPoint.before(function))
+        return graph, self._replace(list(outputs), summed)
 
     def _graph(self, outputs: Sequence[Attribute]) -> cudnn.GraphOp:
         element = tensor_type(self.cluster.seed.results[0]).element_type
@@ -181,9 +180,8 @@ def scale_norms(value: SSAValue, sums: SSAValue) -> None:
             Rewriter.replace_op(op, scale)
 
 
-def fold_output_views(execute: cudnn.ExecuteOp) -> None:
+def fold_output_views(graph: cudnn.GraphOp, execute: cudnn.ExecuteOp) -> None:
     """permute(execute @g) -> execute @g with an output that is written in that order; reshape likewise."""
-    graph = execute.graph()
     for number in range(len(execute.outputs)):
         while (view := _only_view(execute.outputs[number])) is not None:
             value = graph.yielded.values[number]

@@ -51,11 +51,11 @@ class CudnnOutlinePass(ModulePass):
             regions = Regions(function.body.block, POLICIES[self.policy], self.max_nodes, self.tf32, where)
             clusters = list(regions.clusters)
             outliners = [Outliner(one, regions, f"c{number + place}") for place, one in enumerate(clusters)]
-            executes = [outliner.outline(op) for outliner in outliners]
+            outlined = [outliner.outline(function) for outliner in outliners]
             number += len(clusters)
             _drop_views(function.body.block)
-            for execute in executes:
-                fold_output_views(execute)
+            for graph, execute in outlined:
+                fold_output_views(graph, execute)
             sort_topologically(function.body.block)
 
 
