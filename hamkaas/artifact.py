@@ -11,7 +11,9 @@ tested on a machine without a GPU. The picture to keep in mind:
       programs          one per named graph: a straight line of launches and copies
 """
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from math import prod
 
@@ -159,3 +161,58 @@ class Artifact:
     states: tuple[TensorSpec, ...]
     arena_bytes: int
     programs: tuple[Program, ...]
+
+
+@dataclass(frozen=True)
+class CudnnTensor:
+    """A tensor of a cuDNN graph; its number (uid) is its place in `CudnnGraph.tensors`."""
+
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+    """In elements."""
+    dtype: str
+    """'float32', 'float16', 'bfloat16' or 'int32'."""
+
+
+@dataclass(frozen=True)
+class CudnnNode:
+    """One operation of a cuDNN graph: 'matmul', 'add', 'mul', 'relu', 'silu', 'rmsnorm', 'sum_of_squares', 'sdpa'."""
+
+    kind: str
+    inputs: tuple[int, ...]
+    output: int
+    number: float = 0.0
+    """eps of 'rmsnorm', scale of 'sdpa'."""
+
+
+@dataclass(frozen=True)
+class CudnnGraph:
+    """A cuDNN graph as plain data, without names: two that are equal share one plan."""
+
+    io: str
+    intermediate: str
+    compute: str
+    """'float32' or 'tf32': the frontend knows both as FLOAT, but what a product of float32 is depends on it."""
+    tensors: tuple[CudnnTensor, ...]
+    inputs: tuple[int, ...]
+    """Numbers of the tensors that `cudnn.execute` passes, in its order."""
+    outputs: tuple[int, ...]
+    nodes: tuple[CudnnNode, ...]
+
+    def to_json(self) -> str:
+        """Canonical text: equal graphs have equal texts, in this process and in any other."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "CudnnGraph":
+        """The graph of such a text. Raises `ValueError`, `KeyError` or `TypeError` for any other."""
+        data = json.loads(text)
+        tensors = (CudnnTensor(tuple(t["dims"]), tuple(t["strides"]), t["dtype"]) for t in data.pop("tensors"))
+        nodes = (CudnnNode(n["kind"], tuple(n["inputs"]), n["output"], n["number"]) for n in data.pop("nodes"))
+        inputs, outputs = tuple(data.pop("inputs")), tuple(data.pop("outputs"))
+        return cls(tensors=tuple(tensors), nodes=tuple(nodes), inputs=inputs, outputs=outputs, **data)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the text, in hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()

@@ -13,13 +13,14 @@ from xdsl.ir import Dialect
 from xdsl.passes import ModulePass
 from xdsl.universe import Universe
 
+from hamkaas.dialects.cudnn import CUDNN
 from hamkaas.dialects.hamkaas import HAMKAAS
 from hamkaas.dialects.kernel import KERNEL
 from hamkaas.dialects.program import PROGRAM
 from hamkaas.passes import ALL_PASSES
 from hamkaas.pipeline import LowerToPass
 
-OWN_DIALECTS: tuple[Dialect, ...] = (HAMKAAS, KERNEL, PROGRAM)
+OWN_DIALECTS: tuple[Dialect, ...] = (HAMKAAS, CUDNN, KERNEL, PROGRAM)
 OWN_PASSES: tuple[type[ModulePass], ...] = (*ALL_PASSES, LowerToPass)
 
 

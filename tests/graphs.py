@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hamkaas as hk
+from hamkaas.dialects.hamkaas import RmsScaleOp
 from hamkaas.frontend import build_module
+from hamkaas.frontend.tensor import apply_op
 from hamkaas.interpreters.hamkaas import run_function
 
 Array = NDArray[Any]
@@ -138,6 +140,8 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     for dtype in (np.float16, ml_dtypes.bfloat16):
         yield f"cast-{np.dtype(dtype).name}", lambda d=dtype: _cast(d)
     yield "dequantize", _dequantize
+    for rows, n in ((1, 8), (5, 33), (16, 64)):
+        yield f"rms_scale-{rows}x{n}", lambda r=rows, n=n: _rms_scale(r, n)
     for seed in range(8):
         yield f"sample-{seed}", lambda s=seed: _sample(s)
     yield "returns", _returns
@@ -274,6 +278,14 @@ def _cast(dtype: Any) -> Case:
         narrow @ w.permute(1, 0),
     )
     return m.case(*outputs, tolerance=1e-2)
+
+
+def _rms_scale(rows: int, n: int) -> Case:
+    m = Maker(22)
+    x, y = m.real(rows, n), m.real(rows, n) @ m.real(n, n)
+    sums = m.add(m.rng.random((rows, 1)).astype(np.float32))
+    scaled = [apply_op(RmsScaleOp, (t, m.real(n), sums), 1e-5) for t in (x * 2, y)]
+    return m.case(*scaled)
 
 
 def _dequantize() -> Case:

@@ -829,6 +829,50 @@ class RmsNormOp(TensorOp):
 
 
 @irdl_op_definition
+class RmsScaleOp(TensorOp):
+    """x * weight / sqrt(sums / n + eps): what is left of rms_norm where the sums of x^2 over the last axis are known.
+
+    ```mlir
+    func.func @main(%x: tensor<4x8xf32>, %w: tensor<8xf32>, %sums: tensor<4x1xf32>) -> tensor<4x8xf32> {
+      %y = hamkaas.rms_scale %x, %w by %sums eps 1.000000e-05
+        : (tensor<4x8xf32>, tensor<8xf32>, tensor<4x1xf32>) -> tensor<4x8xf32>
+      func.return %y : tensor<4x8xf32>
+    }
+    ```
+    """
+
+    name = "hamkaas.rms_scale"
+    input = operand_def(TensorType)
+    weight = operand_def(TensorType)
+    sums = operand_def(TensorType)
+    eps = prop_def(FloatAttr[Float64Type])
+    assembly_format = "$input `,` $weight `by` $sums `eps` $eps attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, input: SSAValue, weight: SSAValue, sums: SSAValue, eps: float = 1e-5):
+        super().__init__(
+            operands=[input, weight, sums],
+            properties={"eps": FloatAttr(eps, f64)},
+            result_types=[self.infer(tensor_type(input), tensor_type(weight), tensor_type(sums), eps)],
+        )
+
+    @staticmethod
+    def sums_of(input: AnyTensor) -> AnyTensor:
+        """The type of the sums: f32, with a last axis of 1."""
+        return TensorType(f32, [*input.get_shape()[:-1], 1])
+
+    @classmethod
+    def infer(cls, input: AnyTensor, weight: AnyTensor, sums: AnyTensor, eps: float = 1e-5) -> AnyTensor:
+        """The type of the input, as `RmsNormOp.infer`."""
+        if sums != (expected := cls.sums_of(input)):
+            raise VerifyException(f"expected sums of type {expected}, got {sums}")
+        return RmsNormOp.infer(input, weight, eps)
+
+    def inferred(self) -> AnyTensor:
+        types = (tensor_type(self.input), tensor_type(self.weight), tensor_type(self.sums))
+        return self.infer(*types, self.eps.value.data)
+
+
+@irdl_op_definition
 class SlicedSoftmaxOp(TensorOp):
     """Softmax of the first `prefix` elements of the last axis; the others pass through unchanged.
 
@@ -1166,6 +1210,7 @@ HAMKAAS = Dialect(
         GatherOp,
         MatmulOp,
         RmsNormOp,
+        RmsScaleOp,
         SlicedSoftmaxOp,
         ArgmaxOp,
         SampleOp,

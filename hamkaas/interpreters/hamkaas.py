@@ -13,9 +13,10 @@ from xdsl.dialects.builtin import FloatAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Block, Operation, SSAValue
 
 from hamkaas.artifact import NUMPY_DTYPES
-from hamkaas.dialects import hamkaas, kernel
+from hamkaas.dialects import cudnn, hamkaas, kernel
 from hamkaas.dialects.hamkaas import tensor_type
 from hamkaas.errors import RuntimeFault
+from hamkaas.interpreters.cudnn import execute
 
 Array = NDArray[Any]
 
@@ -78,6 +79,8 @@ class _Run:
                     assert isinstance(group, hamkaas.GroupOp)
                     results = self.block(group.body.block, dict(zip(group.body.block.args, operands, strict=True)))
                     values.update(zip(op.outputs, results, strict=True))
+                case cudnn.ExecuteOp():
+                    values.update(zip(op.outputs, execute(op, operands), strict=True))
                 case _:
                     dtype = NUMPY_DTYPES[DTYPES[str(tensor_type(op.results[0]).element_type)]]
                     values[op.results[0]] = np.asarray(MEANING[type(op)](op, *operands)).astype(dtype)
@@ -172,6 +175,10 @@ def _rms_norm(op: hamkaas.RmsNormOp, x: Array, weight: Array) -> Array:
     return x * _f32(weight) / np.sqrt(mean + op.eps.value.data)
 
 
+def _rms_scale(op: hamkaas.RmsScaleOp, x: Array, weight: Array, sums: Array) -> Array:
+    return x * _f32(weight) / np.sqrt(sums / x.shape[-1] + op.eps.value.data)
+
+
 def _sliced_softmax(op: hamkaas.SlicedSoftmaxOp, x: Array, prefix: Array) -> Array:
     _in_range(prefix, x.shape[-1], 3)
     result = _f32(x).reshape(-1, x.shape[-1])
@@ -228,6 +235,7 @@ MEANING: dict[type[Operation], Callable[..., Array]] = {
     hamkaas.GatherOp: _gather,
     hamkaas.MatmulOp: _matmul,
     hamkaas.RmsNormOp: _rms_norm,
+    hamkaas.RmsScaleOp: _rms_scale,
     hamkaas.SlicedSoftmaxOp: _sliced_softmax,
     hamkaas.ArgmaxOp: _argmax,
     hamkaas.SampleOp: _sample,

@@ -2,6 +2,8 @@
 
 from xdsl.passes import ModulePass
 
+from hamkaas.passes.cudnn_dedup import CudnnDedupPass
+from hamkaas.passes.cudnn_outline import CudnnOutlinePass
 from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
 from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
@@ -16,6 +18,8 @@ from hamkaas.passes.verify_dominance import VerifyDominancePass
 ALL_PASSES: tuple[type[ModulePass], ...] = (
     HamkaasConvertWeightsPass,
     VerifyDominancePass,
+    CudnnOutlinePass,
+    CudnnDedupPass,
     HamkaasOutlineGroupsPass,
     HamkaasMergeGroupsPass,
     HamkaasDedupGroupsPass,
@@ -25,4 +29,4 @@ ALL_PASSES: tuple[type[ModulePass], ...] = (
     ProgramInsertBarriersPass,
     ProgramOverlapLaunchesPass,
 )
-"""In the order in which the pipeline runs them."""
+"""In the order in which the pipeline runs them; those of cuDNN are run by name only."""

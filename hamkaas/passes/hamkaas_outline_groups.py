@@ -36,6 +36,7 @@ POINTWISE = (
     hamkaas.SiluOp,
     hamkaas.CastOp,
     hamkaas.DequantizeOp,
+    hamkaas.RmsScaleOp,
 )
 
 INVERTIBLE = (hamkaas.ReshapeOp, hamkaas.PermuteOp)
@@ -232,6 +233,8 @@ def _keeps_elements(user: Operation, operand: int) -> bool:
             return operand == 0 or tensor_type(user.rhs) == tensor_type(user.lhs)
         case hamkaas.DequantizeOp():
             return False
+        case hamkaas.RmsScaleOp():
+            return operand == 0
         case _:
             return isinstance(user, (*INVERTIBLE, *POINTWISE))
 

@@ -86,6 +86,10 @@ class Elements:
                 return b.div(x, b.add(b.exp(b.sub(b.real(0.0), x)), b.real(1.0)))
             case hamkaas.ComplexMulOp() as op:
                 return self._complex_mul(op, index)
+            case hamkaas.RmsScaleOp() as op:
+                mean = b.mul(self.at(op.sums, (*index[:-1], Index.of(0))), b.real(1 / shape_of(op.input)[-1]))
+                norm = b.sqrt(b.add(mean, b.real(op.eps.value.data)))
+                return b.div(b.mul(self.at(op.input, index), self.at(op.weight, index[-1:])), norm)
             case hamkaas.CastOp() as op:
                 return self._rounded(self.at(op.input, index), tensor_type(op.result).element_type)
             case hamkaas.DequantizeOp() as op:

@@ -34,6 +34,7 @@ from hamkaas.dialects import kernel, program
 from hamkaas.errors import CompileError, HamkaasError, TargetError
 from hamkaas.passes.verify_dominance import DominanceException, verify_dominance
 from hamkaas.pipeline import LowerToPass, run_pass, run_pipeline, stages, unknown
+from hamkaas.remarks import collect
 from hamkaas.schedules.lowering import Target
 from hamkaas.universe import OWN_PASSES, context
 
@@ -135,6 +136,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--print-op-generic", action="store_true", help="print the IR in generic form")
     parser.add_argument("--split-input-file", action="store_true", help=f"'{SPLIT}' lines separate modules")
     parser.add_argument("--verify-diagnostics", action="store_true", help="print errors to stdout and exit with 0")
+    parser.add_argument("--remarks", action="store_true", help="print what passes refused, and why, to stderr")
     parser.add_argument("--list-passes", action="store_true", help="list the passes, with a line of help each")
     parser.add_argument("--list-stages", action="store_true", help="list the stages of the default pipeline")
     parser.add_argument("--debug", action="store_true", help="show Python's traceback for errors")
@@ -321,8 +323,11 @@ def _run_chunk(text: str, first_line: int, name: str, passes: Sequence[ModulePas
     """What the passes make of a module. Raises `HamkaasError` with the place of what is wrong and a caret below it."""
     try:
         module = _parse(text)
-        for one in passes:
-            _apply(module, one, options)
+        with collect() as remarks:
+            for one in passes:
+                _apply(module, one, options)
+        if options.remarks:
+            sys.stderr.writelines(f"{name}: remark: {one}\n" for one in remarks)
         return TARGETS[options.target](module, options)
     except Diagnostic as error:
         if error.line is None or error.column is None:

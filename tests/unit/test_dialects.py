@@ -12,6 +12,7 @@ from xdsl.parser import Parser
 from xdsl.printer import Printer
 
 from hamkaas.dialects import hamkaas, kernel, program
+from hamkaas.dialects.cudnn import CUDNN
 from hamkaas.dialects.hamkaas import HAMKAAS, TensorOp
 from hamkaas.dialects.kernel import KERNEL
 from hamkaas.dialects.program import PROGRAM
@@ -20,7 +21,7 @@ from hamkaas.interpreters.hamkaas import MEANING
 from hamkaas.passes import hamkaas_outline_groups as outline
 from hamkaas.universe import context
 
-OPERATIONS = [op for dialect in (HAMKAAS, KERNEL, PROGRAM) for op in dialect.operations]
+OPERATIONS = [op for dialect in (HAMKAAS, CUDNN, KERNEL, PROGRAM) for op in dialect.operations]
 
 
 @pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: op.name)

@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "hamkaas"
 
 LAYERS = (
-    ("errors", "knobs", "artifact"),
+    ("errors", "knobs", "artifact", "remarks"),
     ("dialects", "runtime"),
     ("schedules", "frontend", "codegen", "interpreters"),
+    ("partition",),
     ("passes",),
     ("pipeline", "weights"),
     ("universe",),
@@ -67,9 +68,16 @@ def test_only_the_runtime_imports_cuda(path: Path) -> None:
         assert not tops & {"cuda", "cudnn"}
 
 
+def test_only_one_file_imports_the_frontend_of_cudnn() -> None:
+    found = {path.name for path in FILES if 'import_module("cudnn")' in path.read_text()}
+    assert found == {"cudnn.py"}
+    assert not any("cudnn" in (name.split(".")[0]) for path in FILES for name in imported(ast.parse(path.read_text())))
+
+
 def test_import_loads_no_cuda() -> None:
     look = "print([m for m in sys.modules if m.split('.')[0] in ('cuda', 'cudnn')])"
-    code = f"import sys, hamkaas, hamkaas.tools.hamkaas_opt; {look}"
+    modules = "hamkaas, hamkaas.tools.hamkaas_opt, hamkaas.codegen.cudnn, hamkaas.runtime.cudnn_plans"
+    code = f"import sys, {modules}; {look}"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"
 

@@ -142,6 +142,14 @@ func.func @f(%x: tensor<2x4xf32>, %w: tensor<2xf32>) {
 
 // -----
 
+// CHECK: error: 'hamkaas.rms_scale' does not verify: expected sums of type tensor<2x1xf32>, got tensor<2xf32>
+func.func @f(%x: tensor<2x4xf32>, %w: tensor<4xf32>, %s: tensor<2xf32>) {
+  %0 = hamkaas.rms_scale %x, %w by %s eps 1.000000e-05 : (tensor<2x4xf32>, tensor<4xf32>, tensor<2xf32>) -> tensor<2x4xf32>
+  func.return
+}
+
+// -----
+
 // CHECK: error: 'hamkaas.sliced_softmax' does not verify: expected a prefix between 0 and 4, got 5
 func.func @f(%x: tensor<4xf32>) {
   %n = hamkaas.constant 5 : i64 -> tensor<1xi64>

@@ -1,0 +1,220 @@
+"""Regions into `cudnn.graph` and `cudnn.execute`."""
+
+from collections.abc import Callable, Sequence
+
+from xdsl.dialects import func
+from xdsl.dialects.builtin import FunctionType, f32, i32, tf32
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from hamkaas.dialects import cudnn, hamkaas
+from hamkaas.dialects.cudnn_nodes import Reduction
+from hamkaas.dialects.cudnn_types import GraphTensorType, graph_type
+from hamkaas.dialects.hamkaas import tensor_type
+from hamkaas.partition.clusters import Cluster
+from hamkaas.partition.grow import Regions
+from hamkaas.partition.policy import KINDS, is_f32
+from hamkaas.partition.views import View, dense_strides, strides_before, views_of
+
+Layout = Callable[[GraphTensorType], str | None]
+"""Why an operand cannot have these strides; None if it can."""
+
+
+def as_matrix(type: GraphTensorType) -> str | None:
+    """What a product reads."""
+    return None if type.is_matrix else "a product reads rows or columns of neighbours"
+
+
+def as_rows(type: GraphTensorType) -> str | None:
+    """What a pointwise operation reads."""
+    return None if type.is_row_major else "a pointwise operation reads rows of neighbours"
+
+
+def as_dense(type: GraphTensorType) -> str | None:
+    """What a norm reads."""
+    return None if type.is_row_major and type.is_dense else "a norm reads memory without gaps"
+
+
+class Outliner:
+    """Builds the graph of one region."""
+
+    def __init__(self, cluster: Cluster, regions: Regions, name: str):
+        self.cluster = cluster
+        self.regions = regions
+        self.name = name
+        self.block = Block()
+        self.args: dict[tuple[SSAValue, int, GraphTensorType], SSAValue] = {}
+        """Arguments by what they show: a base, an offset and a layout."""
+        self.inside: dict[SSAValue, SSAValue] = {}
+
+    def outline(self, function: func.FuncOp) -> tuple[cudnn.GraphOp, cudnn.ExecuteOp]:
+        """Adds the graph in front of the function and puts its execution in the place of the region's operations."""
+        for op in self.cluster.members:
+            node = self._node(op)
+            self.block.add_op(node)
+            node.result.name_hint = op.results[0].name_hint
+            self.inside[op.results[0]] = node.result
+        outputs = {value: self.inside[value] for op in self.cluster.members if self._is_read(value := op.results[0])}
+        yielded = list(outputs.values())
+        summed = self.regions.sums.get(self.cluster)
+        if summed is not None:
+            reduction = cudnn.ReductionOp(Reduction.SUM_OF_SQUARES, self.inside[summed])
+            self.block.add_op(reduction)
+            yielded.append(reduction.result)
+        self.block.add_op(cudnn.YieldOp(*yielded))
+        graph = self._graph([value.type for value in yielded])
+        Rewriter.insert_op(graph, InsertPoint.before(function))
+        return graph, self._replace(list(outputs), summed)
+
+    def _graph(self, outputs: Sequence[Attribute]) -> cudnn.GraphOp:
+        element = tensor_type(self.cluster.seed.results[0]).element_type
+        products = [op for op in self.cluster.members if isinstance(op, hamkaas.MatmulOp | hamkaas.AttentionOp)]
+        rounds = any(is_f32(tensor_type(op.operands[0])) for op in products)
+        type = FunctionType.from_lists([arg.type for arg in self.block.args], outputs)
+        return cudnn.GraphOp(self.name, type, io=element, compute=tf32 if rounds else f32, body=Region(self.block))
+
+    def _replace(self, outputs: Sequence[SSAValue], summed: SSAValue | None) -> cudnn.ExecuteOp:
+        types: list[Attribute] = [value.type for value in outputs]
+        if summed is not None:
+            types.append(hamkaas.RmsScaleOp.sums_of(tensor_type(summed)))
+        execute = cudnn.ExecuteOp(self.name, [key[0] for key in self.args], types, [key[1] for key in self.args])
+        Rewriter.insert_op(execute, InsertPoint.before(self.cluster.seed))
+        for old, new in zip(outputs, execute.outputs, strict=False):
+            new.name_hint = old.name_hint
+            old.replace_all_uses_with(new)
+            if old is summed:
+                scale_norms(new, execute.outputs[-1])
+        for op in reversed(self.cluster.members):
+            Rewriter.erase_op(op)
+        return execute
+
+    # nodes
+
+    def _node(self, op: Operation) -> cudnn.NodeOp:
+        match op:
+            case hamkaas.MatmulOp():
+                lhs, rhs = self._operand(op, 0, as_matrix), self._operand(op, 1, as_matrix)
+                return cudnn.MatmulOp(lhs, rhs, self._result_type(op))
+            case hamkaas.RmsNormOp():
+                input, weight = self._operand(op, 0, as_dense), self._operand(op, 1, as_rows)
+                return cudnn.RmsNormOp(input, weight, op.eps.value.data, self._result_type(op))
+            case hamkaas.AttentionOp():
+                return self._attention(op)
+            case _:
+                operands = [self._operand(op, number, as_rows) for number in range(len(op.operands))]
+                return cudnn.PointwiseOp(KINDS[type(op)], operands, self._result_type(op))
+
+    def _attention(self, op: hamkaas.AttentionOp) -> cudnn.SdpaOp:
+        query, keys = tensor_type(op.query), tensor_type(op.keys)
+        heads, d = query.get_shape()[-2:]
+        positions, kv_heads, _ = keys.get_shape()
+        row = GraphTensorType.of([heads, 1, d], None, query.element_type)
+        cache = GraphTensorType.of([kv_heads, positions, d], [d, kv_heads * d, 1], keys.element_type)
+        types = (row, cache, cache, GraphTensorType.of([1], None, i32))
+        operands = [self._argument(value, 0, type) for value, type in zip(op.operands, types, strict=True)]
+        return cudnn.SdpaOp(operands, op.scale.value.data, row)
+
+    def _result_type(self, op: Operation) -> GraphTensorType:
+        """In between values are f32; what is stored, or feeds a product, is of the type that it has in the graph."""
+        value = op.results[0]
+        type = tensor_type(value)
+        feeds = any(isinstance(use.operation, hamkaas.MatmulOp) for use in value.uses)
+        stored = feeds or self._is_read(value)
+        return GraphTensorType.of(type.get_shape(), None, type.element_type if stored else f32)
+
+    def _is_read(self, value: SSAValue) -> bool:
+        """Whether a value is read outside of the region."""
+        return any(use.operation not in self.cluster for use in value.uses)
+
+    # operands
+
+    def _operand(self, op: Operation, number: int, layout: Layout) -> SSAValue:
+        value = op.operands[number]
+        if (inside := self.inside.get(value)) is not None:
+            return inside
+        view, type = self._furthest(value, layout)
+        return self._argument(view.base, view.offset, type)
+
+    def _furthest(self, value: SSAValue, layout: Layout) -> tuple[View, GraphTensorType]:
+        """The value in the memory of what it is a view of, as far back as strides can say it."""
+        element = tensor_type(value).element_type
+        found: tuple[View, GraphTensorType] | None = None
+        refused: tuple[Operation, str] | None = None
+        for view, op in views_of(value):
+            why = "no strides say it"
+            if view is not None:
+                type = GraphTensorType.of(view.shape, view.strides, element)
+                why = misaligned(view, element) or layout(type)
+                if why is None:
+                    found, refused = (view, type), None
+            if why is not None and op is not None and refused is None:
+                refused = (op, why)
+        if refused is not None:
+            self.regions.remark(refused[0], f"stays a copy: {refused[1]}")
+        assert found is not None, "a value in its own memory is dense"
+        return found
+
+    def _argument(self, base: SSAValue, offset: int, type: GraphTensorType) -> SSAValue:
+        key = (base, offset, type)
+        if key not in self.args:
+            self.args[key] = self.block.insert_arg(type, len(self.args))
+            self.args[key].name_hint = base.name_hint
+        return self.args[key]
+
+
+def misaligned(view: View, element: Attribute) -> str | None:
+    """Why a view cannot start where it does; None if it can."""
+    start = view.offset * cudnn.item_size(element)
+    if start % cudnn.ALIGNMENT:
+        return f"expected a start at a multiple of {cudnn.ALIGNMENT} bytes, got {start}"
+    return None
+
+
+def scale_norms(value: SSAValue, sums: SSAValue) -> None:
+    """rms_norm(x, w) -> rms_scale(x, w, sums of x * x) for all norms of a value."""
+    for use in list(value.uses):
+        op = use.operation
+        if isinstance(op, hamkaas.RmsNormOp) and use.index == 0:
+            scale = hamkaas.RmsScaleOp(op.input, op.weight, sums, op.eps.value.data)
+            scale.result.name_hint = op.result.name_hint
+            Rewriter.replace_op(op, scale)
+
+
+def fold_output_views(graph: cudnn.GraphOp, execute: cudnn.ExecuteOp) -> None:
+    """permute(execute @g) -> execute @g with an output that is written in that order; reshape likewise."""
+    for number in range(len(execute.outputs)):
+        while (view := _only_view(execute.outputs[number])) is not None:
+            value = graph.yielded.values[number]
+            type = _written_as(graph_type(value), view)
+            if type is None or not (type.is_row_major or _is_bare_product(graph)):
+                break
+            Rewriter.replace_value_with_new_type(value, type)
+            outputs = [one.type for one in graph.yielded.values]
+            graph.properties["function_type"] = FunctionType.from_lists(graph.function_type.inputs.data, outputs)
+            output = Rewriter.replace_value_with_new_type(execute.outputs[number], view.result.type)
+            output.name_hint = view.result.name_hint
+            Rewriter.replace_op(view, [], [output])
+
+
+def _only_view(value: SSAValue) -> hamkaas.ReshapeOp | hamkaas.PermuteOp | None:
+    """The reshape or permute that is the only reader of a value."""
+    readers = {use.operation for use in value.uses}
+    only = readers.pop() if len(readers) == 1 else None
+    return only if isinstance(only, hamkaas.ReshapeOp | hamkaas.PermuteOp) else None
+
+
+def _written_as(type: GraphTensorType, view: hamkaas.ReshapeOp | hamkaas.PermuteOp) -> GraphTensorType | None:
+    """The layout of an output such that its memory is the result of the view; None if there is none."""
+    if isinstance(view, hamkaas.ReshapeOp):
+        return type  # the same memory
+    shape = tensor_type(view.input).get_shape()
+    if type != GraphTensorType.of(shape, None, type.element_type):
+        return None
+    strides = strides_before(view, dense_strides(tensor_type(view.result).get_shape()))
+    return GraphTensorType.of(shape, strides, type.element_type)
+
+
+def _is_bare_product(graph: cudnn.GraphOp) -> bool:
+    """Whether the graph gives a product as it is: with an epilogue, rows and columns cannot be mixed."""
+    value = graph.yielded.values[0]
+    return len(graph.yielded.values) == 1 and isinstance(value.owner, cudnn.MatmulOp)

@@ -1,0 +1,203 @@
+// RUN: hamkaas-opt %s -p 'cudnn-outline{policy=profitable}' --split-input-file --remarks 2>&1 | filecheck %s
+// RUN: hamkaas-opt %s -p 'cudnn-outline{policy=all tf32=true}' --split-input-file --remarks 2>&1 | filecheck %s --check-prefix=ALL
+
+// The gate of a feed-forward layer: silu and a product with a second tensor gain behind a matrix product.
+// CHECK-LABEL: func.func @gate
+// CHECK-NEXT: cudnn.execute @c0(%x, %w, %y)
+// CHECK-NEXT: func.return
+func.func @gate(%x: tensor<4x8xbf16>, %w: tensor<8x8xbf16>, %y: tensor<4x8xbf16>) -> tensor<4x8xbf16> {
+  %p = hamkaas.matmul %x, %w : (tensor<4x8xbf16>, tensor<8x8xbf16>) -> tensor<4x8xbf16>
+  %s = hamkaas.silu %p : (tensor<4x8xbf16>) -> tensor<4x8xbf16>
+  %m = hamkaas.mul %s, %y : (tensor<4x8xbf16>, tensor<4x8xbf16>) -> tensor<4x8xbf16>
+  func.return %m : tensor<4x8xbf16>
+}
+
+// -----
+
+// A producer in front of the product loses.
+// CHECK: remark: cudnn-outline: @prologue: hamkaas.relu %r: apart from its product: a prologue is slower than a kernel in front of the product
+// CHECK-LABEL: func.func @prologue
+// CHECK-NEXT: hamkaas.relu
+// CHECK-NEXT: cudnn.execute
+// ALL-LABEL: func.func @prologue
+// ALL-NEXT: cudnn.execute @c0(%x, %w)
+// ALL-NEXT: func.return
+func.func @prologue(%x: tensor<4x8xbf16>, %w: tensor<8x8xbf16>) -> tensor<4x8xbf16> {
+  %r = hamkaas.relu %x : (tensor<4x8xbf16>) -> tensor<4x8xbf16>
+  %p = hamkaas.matmul %r, %w : (tensor<4x8xbf16>, tensor<8x8xbf16>) -> tensor<4x8xbf16>
+  func.return %p : tensor<4x8xbf16>
+}
+
+// -----
+
+// So does a lone bias.
+// CHECK: remark: cudnn-outline: @lone_bias: hamkaas.add %a: apart from its product: additions alone are slower than cuBLAS and a kernel of ours
+// CHECK-LABEL: func.func @lone_bias
+// CHECK-NEXT: cudnn.execute @c0(%x, %w)
+// CHECK-NEXT: hamkaas.add
+// ALL-LABEL: func.func @lone_bias
+// ALL-NEXT: cudnn.execute @c0(%x, %w, %b)
+// ALL-NEXT: func.return
+func.func @lone_bias(%x: tensor<4x8xbf16>, %w: tensor<8x8xbf16>, %b: tensor<1x8xbf16>) -> tensor<4x8xbf16> {
+  %p = hamkaas.matmul %x, %w : (tensor<4x8xbf16>, tensor<8x8xbf16>) -> tensor<4x8xbf16>
+  %a = hamkaas.add %p, %b : (tensor<4x8xbf16>, tensor<1x8xbf16>) -> tensor<4x8xbf16>
+  func.return %a : tensor<4x8xbf16>
+}
+
+// -----
+
+// A bias with something behind it does not: [1, 1, n] broadcasts along the rows.
+// CHECK-LABEL: cudnn.graph @c0(
+// CHECK-SAME: %b: !cudnn.tensor<[1, 1, 8], strides [8, 8, 1], bf16>
+// CHECK-LABEL: func.func @bias
+// CHECK-NEXT: cudnn.execute @c0(%x, %w, %b)
+// CHECK-NEXT: func.return
+func.func @bias(%x: tensor<4x8xbf16>, %w: tensor<8x8xbf16>, %b: tensor<1x8xbf16>) -> tensor<4x8xbf16> {
+  %p = hamkaas.matmul %x, %w : (tensor<4x8xbf16>, tensor<8x8xbf16>) -> tensor<4x8xbf16>
+  %a = hamkaas.add %p, %b : (tensor<4x8xbf16>, tensor<1x8xbf16>) -> tensor<4x8xbf16>
+  %r = hamkaas.relu %a : (tensor<4x8xbf16>) -> tensor<4x8xbf16>
+  func.return %r : tensor<4x8xbf16>
+}
+
+// -----
+
+// The product is what broadcasts: each of its elements would be needed in many places.
+// CHECK: remark: cudnn-outline: @product_broadcasts: hamkaas.add %a: apart from its product: expected a result of shape [1, 8], got tensor<4x8xbf16>
+// CHECK-LABEL: func.func @product_broadcasts
+// CHECK-NEXT: cudnn.execute @c0(%x, %w)
+// CHECK-NEXT: hamkaas.add
+func.func @product_broadcasts(%x: tensor<1x8xbf16>, %w: tensor<8x8xbf16>, %y: tensor<4x8xbf16>) -> tensor<4x8xbf16> {
+  %p = hamkaas.matmul %x, %w : (tensor<1x8xbf16>, tensor<8x8xbf16>) -> tensor<1x8xbf16>
+  %a = hamkaas.add %y, %p : (tensor<4x8xbf16>, tensor<1x8xbf16>) -> tensor<4x8xbf16>
+  func.return %a : tensor<4x8xbf16>
+}
+
+// -----
+
+// A residual whose result is normed: the product gives the sum and the row sums of squares, which leaves a scaling.
+// CHECK-LABEL: cudnn.graph @c0(
+// CHECK: [[A:%.*]] = cudnn.pointwise add %y, {{.*}} -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], bf16>
+// CHECK-NEXT: [[S:%.*]] = cudnn.reduction sum_of_squares [[A]] {{.*}} -> !cudnn.tensor<[1, 4, 1], strides [4, 1, 4], f32>
+// CHECK-NEXT: cudnn.yield [[A]], [[S]]
+// CHECK-LABEL: func.func @residual
+// CHECK-NEXT: [[A:%.*]], [[S:%.*]] = cudnn.execute @c0(%x, %w, %y)
+// CHECK-NEXT: hamkaas.rms_scale [[A]], %g by [[S]]
+// CHECK-NEXT: func.return
+func.func @residual(%x: tensor<4x8xbf16>, %w: tensor<8x8xbf16>, %y: tensor<4x8xbf16>, %g: tensor<8xf32>) -> (tensor<4x8xbf16>, tensor<4x8xbf16>) {
+  %p = hamkaas.matmul %x, %w : (tensor<4x8xbf16>, tensor<8x8xbf16>) -> tensor<4x8xbf16>
+  %a = hamkaas.add %y, %p : (tensor<4x8xbf16>, tensor<4x8xbf16>) -> tensor<4x8xbf16>
+  %n = hamkaas.rms_norm %a, %g eps 1.000000e-05 : (tensor<4x8xbf16>, tensor<8xf32>) -> tensor<4x8xbf16>
+  func.return %n, %a : tensor<4x8xbf16>, tensor<4x8xbf16>
+}
+
+// -----
+
+// A norm without a product in front of it takes the sum that it norms, which is an output too...
+// CHECK-LABEL: cudnn.graph @c0(
+// CHECK-NEXT: [[A:%.*]] = cudnn.pointwise add %x, %y
+// CHECK-NEXT: [[N:%.*]] = cudnn.rmsnorm [[A]], %g
+// CHECK-NEXT: cudnn.yield [[A]], [[N]]
+func.func @norm(%x: tensor<4x64xbf16>, %y: tensor<4x64xbf16>, %g: tensor<64xbf16>) -> (tensor<4x64xbf16>, tensor<4x64xbf16>) {
+  %a = hamkaas.add %x, %y : (tensor<4x64xbf16>, tensor<4x64xbf16>) -> tensor<4x64xbf16>
+  %n = hamkaas.rms_norm %a, %g eps 1.000000e-05 : (tensor<4x64xbf16>, tensor<64xbf16>) -> tensor<4x64xbf16>
+  func.return %a, %n : tensor<4x64xbf16>, tensor<4x64xbf16>
+}
+
+// -----
+
+// ... but not one that broadcasts...
+// CHECK: remark: cudnn-outline: @norm_of_bias: hamkaas.add %a: apart from its norm: the sum in front of a norm takes no operand that broadcasts
+// CHECK-LABEL: func.func @norm_of_bias
+// CHECK-NEXT: hamkaas.add
+// CHECK-NEXT: cudnn.execute
+func.func @norm_of_bias(%x: tensor<4x64xbf16>, %y: tensor<1x64xbf16>, %g: tensor<64xbf16>) -> tensor<4x64xbf16> {
+  %a = hamkaas.add %x, %y : (tensor<4x64xbf16>, tensor<1x64xbf16>) -> tensor<4x64xbf16>
+  %n = hamkaas.rms_norm %a, %g eps 1.000000e-05 : (tensor<4x64xbf16>, tensor<64xbf16>) -> tensor<4x64xbf16>
+  func.return %n : tensor<4x64xbf16>
+}
+
+// -----
+
+// ... and not for rows that no engine takes: 32 elements of bf16 are half of what it reads at once.
+// CHECK: remark: cudnn-outline: @short_rows: hamkaas.add %a: apart from its norm: a norm with neighbours has rows of a multiple of 128 bytes
+// CHECK-NEXT: remark: cudnn-outline: @short_rows: hamkaas.silu %s: apart from its norm: a norm with neighbours has rows of a multiple of 128 bytes
+// CHECK-LABEL: func.func @short_rows
+// CHECK-NEXT: hamkaas.add
+// CHECK-NEXT: cudnn.execute
+// CHECK-NEXT: hamkaas.silu
+func.func @short_rows(%x: tensor<4x32xbf16>, %y: tensor<4x32xbf16>, %g: tensor<32xbf16>) -> tensor<4x32xbf16> {
+  %a = hamkaas.add %x, %y : (tensor<4x32xbf16>, tensor<4x32xbf16>) -> tensor<4x32xbf16>
+  %n = hamkaas.rms_norm %a, %g eps 1.000000e-05 : (tensor<4x32xbf16>, tensor<32xbf16>) -> tensor<4x32xbf16>
+  %s = hamkaas.silu %n : (tensor<4x32xbf16>) -> tensor<4x32xbf16>
+  func.return %s : tensor<4x32xbf16>
+}
+
+// -----
+
+// Attention of one query: the cache is read in place, heads in front of positions, and the length on the device.
+// CHECK-LABEL: cudnn.graph @c0(
+// CHECK-SAME: %k: !cudnn.tensor<[2, 32, 16], strides [16, 32, 1], bf16>
+// CHECK-SAME: %n: !cudnn.tensor<[1, 1, 1], strides [1, 1, 1], i32>
+// CHECK: cudnn.sdpa %q, %k, %v length %n scale 2.500000e-01
+// CHECK-LABEL: func.func @attention
+// CHECK-NEXT: cudnn.execute @c0(%q, %k, %v, %n)
+func.func @attention(%q: tensor<4x16xbf16>, %k: tensor<32x2x16xbf16>, %v: tensor<32x2x16xbf16>, %n: tensor<1xi64>) -> tensor<4x16xbf16> {
+  %y = hamkaas.attention %q, %k, %v length %n scale 2.500000e-01 : (tensor<4x16xbf16>, tensor<32x2x16xbf16>, tensor<32x2x16xbf16>, tensor<1xi64>) -> tensor<4x16xbf16>
+  func.return %y : tensor<4x16xbf16>
+}
+
+// -----
+
+// A length for each of two queries is no mask that cuDNN has.
+// CHECK: remark: cudnn-outline: @queries: hamkaas.attention %y: expected one query: a length for each of several is no mask that cuDNN has
+// CHECK-LABEL: func.func @queries
+// CHECK-NEXT: hamkaas.attention
+func.func @queries(%q: tensor<2x4x16xbf16>, %k: tensor<32x2x16xbf16>, %n: tensor<2xi64>) -> tensor<2x4x16xbf16> {
+  %y = hamkaas.attention %q, %k, %k length %n scale 2.500000e-01 : (tensor<2x4x16xbf16>, tensor<32x2x16xbf16>, tensor<32x2x16xbf16>, tensor<2xi64>) -> tensor<2x4x16xbf16>
+  func.return %y : tensor<2x4x16xbf16>
+}
+
+// -----
+
+// In f32 it is three times slower than ours; heads of 12 it has not.
+// CHECK: remark: cudnn-outline: @slow: hamkaas.attention %y: cuDNN's attention in f32 is three times slower than ours
+// CHECK-NEXT: remark: cudnn-outline: @slow: hamkaas.attention %z: expected heads of a multiple of 8 elements, got 12
+// ALL-LABEL: func.func @slow
+// ALL-NEXT: cudnn.execute
+// ALL-NEXT: hamkaas.attention
+func.func @slow(%q: tensor<4x16xf32>, %k: tensor<32x2x16xf32>, %n: tensor<1xi64>, %r: tensor<4x12xbf16>, %l: tensor<32x2x12xbf16>) -> (tensor<4x16xf32>, tensor<4x12xbf16>) {
+  %y = hamkaas.attention %q, %k, %k length %n scale 2.500000e-01 : (tensor<4x16xf32>, tensor<32x2x16xf32>, tensor<32x2x16xf32>, tensor<1xi64>) -> tensor<4x16xf32>
+  %z = hamkaas.attention %r, %l, %l length %n scale 2.500000e-01 : (tensor<4x12xbf16>, tensor<32x2x12xbf16>, tensor<32x2x12xbf16>, tensor<1xi64>) -> tensor<4x12xbf16>
+  func.return %y, %z : tensor<4x16xf32>, tensor<4x12xbf16>
+}
+
+// -----
+
+// One pointwise operation alone gains nothing; two do.
+// CHECK: remark: cudnn-outline: @pointwise: hamkaas.relu %r: one operation alone gains nothing
+// CHECK-LABEL: func.func @pointwise
+// CHECK-NEXT: cudnn.execute @c0(%y)
+// CHECK-NEXT: hamkaas.relu
+func.func @pointwise(%x: tensor<4x8xf32>, %y: tensor<4x8xf32>) -> (tensor<4x8xf32>, tensor<4x8xf32>) {
+  %s = hamkaas.silu %y : (tensor<4x8xf32>) -> tensor<4x8xf32>
+  %m = hamkaas.mul %s, %s : (tensor<4x8xf32>, tensor<4x8xf32>) -> tensor<4x8xf32>
+  %r = hamkaas.relu %x : (tensor<4x8xf32>) -> tensor<4x8xf32>
+  func.return %m, %r : tensor<4x8xf32>, tensor<4x8xf32>
+}
+
+// -----
+
+// An epilogue is unrolled, so it takes four silu and no more.
+// CHECK: remark: cudnn-outline: @compile_time: hamkaas.silu %e: apart from its product: a region has at most 4 silu
+// CHECK-LABEL: func.func @compile_time
+// CHECK-NEXT: cudnn.execute @c0(
+// CHECK-NEXT: hamkaas.silu
+func.func @compile_time(%x: tensor<4x8xbf16>, %w: tensor<8x8xbf16>) -> tensor<4x8xbf16> {
+  %p = hamkaas.matmul %x, %w : (tensor<4x8xbf16>, tensor<8x8xbf16>) -> tensor<4x8xbf16>
+  %a = hamkaas.silu %p : (tensor<4x8xbf16>) -> tensor<4x8xbf16>
+  %b = hamkaas.silu %a : (tensor<4x8xbf16>) -> tensor<4x8xbf16>
+  %c = hamkaas.silu %b : (tensor<4x8xbf16>) -> tensor<4x8xbf16>
+  %d = hamkaas.silu %c : (tensor<4x8xbf16>) -> tensor<4x8xbf16>
+  %e = hamkaas.silu %d : (tensor<4x8xbf16>) -> tensor<4x8xbf16>
+  func.return %e : tensor<4x8xbf16>
+}
