@@ -140,6 +140,18 @@ def test_gguf(folder: Path, data: st.DataObject) -> None:
     read_cleanly(lambda: load_checkpoint(folder / "model.gguf"), len(content))
 
 
+@pytest.mark.parametrize("place", [b"tokenizer.ggml.scores", b"tokenizer.ggml.tokens", b"tokenizer.ggml.token_type"])
+@pytest.mark.parametrize("length", [1 << 31, 1 << 60])
+def test_gguf_with_an_array_that_is_longer_than_the_file(folder: Path, place: bytes, length: int) -> None:
+    content = gguf_files()[0]
+    at = content.index(place) + len(place) + 8
+    content = content[:at] + struct.pack("<Q", length) + content[at + 8 :]
+    (folder / "model.gguf").write_bytes(content)
+    with pytest.raises(hk.CheckpointError, match="no GGUF file that can be read: "):
+        load_checkpoint(folder / "model.gguf")
+    read_cleanly(lambda: load_checkpoint(folder / "model.gguf"), len(content))
+
+
 def tokenizer_file(*pieces: bytes) -> bytes:
     entries = [struct.pack("<fi", -number, len(piece)) + piece for number, piece in enumerate(pieces)]
     return struct.pack("<i", max(map(len, pieces))) + b"".join(entries)
