@@ -34,10 +34,12 @@ run: $(VENV)/installed-model ## chat with SmolLM2-135M-Instruct on the CPU (MODE
 	@$(RUN) examples/llama2.py $(MODEL) --target cpu $(ARGS)
 
 test: $(VENV)/installed-dev ## run all tests that need no GPU
-	$(RUN) -m pytest -n 2 -q
+	@mkdir -p .cache
+	$(RUN) -m pytest -n 2 -q --basetemp .cache/pytest
 
 gpu: $(VENV)/installed-dev ## run the tests that need a GPU
-	$(RUN) -m pytest -m gpu -q
+	@mkdir -p .cache
+	$(RUN) -m pytest -m gpu -q --basetemp .cache/pytest
 
 lint: $(VENV)/installed-dev ## check style
 	$(RUN) -m ruff check .
@@ -49,4 +51,5 @@ types: $(VENV)/installed-dev ## check types, strictly
 check: lint types test ## everything that must hold before a commit
 
 clean: ## delete what the other targets made
-	rm -rf $(VENV) .cache build
+	rm -rf $(VENV) .cache .hypothesis .pytest_cache .ruff_cache build
+	find . -name __pycache__ -prune -exec rm -rf {} +

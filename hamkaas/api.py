@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
+from xdsl.dialects.builtin import ModuleOp
 
 from hamkaas.artifact import Artifact, InputCheck, Program, SpanCheck, TensorSpec
 from hamkaas.codegen.cuda import print_cuda, shared_bytes
@@ -12,7 +13,7 @@ from hamkaas.codegen.plan import build_artifact, print_plan
 from hamkaas.dialects import kernel
 from hamkaas.errors import HamkaasError, InputError, TargetError
 from hamkaas.frontend import BuiltModule, Tensor, build_module
-from hamkaas.pipeline import run_pipeline
+from hamkaas.pipeline import run_pipeline, write_dump
 from hamkaas.universe import context
 
 Target: TypeAlias = Literal["cpu", "cuda"]
@@ -27,8 +28,8 @@ MAIN = "main"
 class Runtime(Protocol):
     """What runs an artifact: `hamkaas.runtime.cpu.CpuRuntime` or `hamkaas.runtime.cuda.CudaRuntime`."""
 
-    def run(self, program: int, inputs: Sequence[Any]) -> list[Any]:
-        """Runs one program on inputs of the right shapes and types."""
+    def run(self, program: int, inputs: Sequence[Any], times: int = 1) -> list[Any]:
+        """Runs one program on inputs of the right shapes and types, `times` times in a row; gives the last outputs."""
         ...
 
     def reset(self) -> None:
@@ -59,11 +60,23 @@ def compile(graphs: Graphs, target: Target | None = None, *, progress: Progress 
 
 
 def compile_artifact(built: BuiltModule, target: Target, arch: str | None = None) -> Artifact:
-    """Generates the code of a graph; needs no device. `arch` is a CUDA architecture such as "sm_90"."""
+    """Generates the code of a graph; needs no device. `arch` is a CUDA architecture such as "sm_90".
+
+    `HAMKAAS_DUMP` names a folder that gets the IR of each stage, the code and the plan.
+    """
     module = built.module.clone()
     run_pipeline(context(), module, target)
-    if target == "cpu":
-        return build_artifact(module, target, "", print_llvm(module), {})
+    artifact = _generate_cpu(module) if target == "cpu" else _generate_cuda(module, arch)
+    write_dump("04-code.ll" if target == "cpu" else "04-code.cu", artifact.source)
+    write_dump("05-plan.txt", print_plan(module))
+    return artifact
+
+
+def _generate_cpu(module: ModuleOp) -> Artifact:
+    return build_artifact(module, "cpu", "", print_llvm(module), {})
+
+
+def _generate_cuda(module: ModuleOp, arch: str | None) -> Artifact:
     if arch is None:
         # Only code that runs on a device may import the runtime of one, so that the rest works without
         from hamkaas.runtime.cuda import default_arch
@@ -71,7 +84,7 @@ def compile_artifact(built: BuiltModule, target: Target, arch: str | None = None
         arch = default_arch()
     functions = [op for op in module.body.block.ops if isinstance(op, kernel.FuncOp)]
     sizes = {op.sym_name.data: shared_bytes(op) for op in functions}
-    return build_artifact(module, target, arch, print_cuda(module), sizes)
+    return build_artifact(module, "cuda", arch, print_cuda(module), sizes)
 
 
 def _choose_target(target: str | None) -> Target:
@@ -221,9 +234,15 @@ class Graph:
         """Runs the graph; see `Model.evaluate`."""
         return self.evaluate(inputs)
 
-    def evaluate(self, inputs: Mapping[str, Any]) -> Any:
-        """Runs the graph; see `Model.evaluate`."""
+    def evaluate(self, inputs: Mapping[str, Any], times: int = 1) -> Any:
+        """Runs the graph; see `Model.evaluate`.
+
+        `times` runs in a row have the same inputs and change nothing but states: they are enqueued at once, without a
+        wait for the host in between, and the outputs are those of the last one.
+        """
         runtime = self._model.runtime
+        if not isinstance(inputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"expected a mapping from names to arrays, got {type(inputs).__name__}")
         arrays = [
             value
             if type(value := inputs.get(name)) is np.ndarray and value.shape == shape and value.dtype == dtype
@@ -235,7 +254,9 @@ class Graph:
             raise InputError(f"unexpected input {unknown[0]!r}; the inputs are {self._names()}")
         for check in self._program.checks:
             self._check(check, arrays)
-        outputs = runtime.run(self._number, arrays)
+        if times < 1:
+            raise InputError(f"expected at least one run, got {times}")
+        outputs = runtime.run(self._number, arrays, times)
         return outputs[0] if self._single else tuple(outputs)
 
     def _names(self) -> str:

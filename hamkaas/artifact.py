@@ -93,12 +93,12 @@ class Launch:
     args: tuple[BufferRef, ...]
     barrier: bool = True
     """Whether this step touches what an earlier step since the last barrier wrote, or writes what one read."""
-    overlap: bool = False
-    """Whether the launch may start before the step ahead of it has ended: its kernel waits by itself (CUDA only)."""
     cost: int = 0
     """Bytes that the launch reads and writes, an estimate: decides how many workers the CPU uses."""
     label: str = ""
     """The tensor operations inside, for people."""
+    overlap: bool = False
+    """Whether the launch may start before the step ahead of it has ended: its kernel waits by itself (CUDA only)."""
 
 
 @dataclass(frozen=True)

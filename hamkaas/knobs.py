@@ -32,6 +32,13 @@ class Knob(Generic[T]):
             raise ValueError(f"{self.name}: expected {self.doc}, got {text!r}") from error
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(f"{number} is negative")
+    return number
+
+
 def _default_cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if base else Path.home() / ".cache") / "hamkaas"
@@ -40,8 +47,10 @@ def _default_cache() -> Path:
 CACHE_DIR: Knob[Path | None] = Knob(
     "HAMKAAS_CACHE_DIR", None, Path, "a folder for compiled code (default: the user's cache folder)"
 )
-CACHE = Knob("HAMKAAS_CACHE", 1, int, "0 to switch the cache of compiled code off, 1 to use it")
-WORKERS = Knob("HAMKAAS_WORKERS", 0, int, "the number of CPU worker threads, 0 to choose by cores and size of the work")
+CACHE = Knob("HAMKAAS_CACHE", 1, _count, "0 to switch the cache of compiled code off, 1 to use it")
+WORKERS = Knob(
+    "HAMKAAS_WORKERS", 0, _count, "the number of CPU worker threads, 0 to choose by cores and size of the work"
+)
 DUMP: Knob[Path | None] = Knob(
     "HAMKAAS_DUMP", None, Path, "a folder into which every stage's IR and the generated code are written"
 )

@@ -11,6 +11,7 @@ it unchanged, so a run may start from a dump of any stage.
 """
 
 import difflib
+import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.transforms.canonicalize import CanonicalizePass
 from xdsl.transforms.common_subexpression_elimination import CommonSubexpressionElimination
+from xdsl.utils.exceptions import DiagnosticException
 
 from hamkaas import knobs
 from hamkaas.errors import CompileError, HamkaasError
@@ -53,7 +55,7 @@ SYMBOLS = ("hamkaas.weight", "hamkaas.state")
 
 def stages(target: Target) -> tuple[Stage, ...]:
     """The stages for a target, in order."""
-    overlap = (ProgramOverlapLaunchesPass(),) if target == "cuda" else ()
+    overlap = (ProgramOverlapLaunchesPass(), CommonSubexpressionElimination()) if target == "cuda" else ()
     return (
         Stage(
             "graph",
@@ -100,7 +102,6 @@ def run_pipeline(
     """
     if until is not None and until not in STAGE_NAMES:
         raise CompileError(unknown("stage", until, STAGE_NAMES))
-    dump = knobs.DUMP.get()
     table = stages(target)
     for number, stage in enumerate(table):
         for one in stage.passes:
@@ -108,11 +109,21 @@ def run_pipeline(
             if after_pass is not None:
                 after_pass(one, module)
         check_legal(table[number:], module)
-        if dump is not None:
-            dump.mkdir(parents=True, exist_ok=True)
-            (dump / f"{number:02}-{stage.name}.mlir").write_text(f"{module!s}\n")
+        if knobs.DUMP.get() is not None:
+            write_dump(f"{number:02}-{stage.name}.mlir", f"{module!s}\n")
         if stage.name == until:
             return
+
+
+def write_dump(name: str, text: str) -> None:
+    """Writes a file into the folder that `HAMKAAS_DUMP` names, if it names one."""
+    if (folder := knobs.DUMP.get()) is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    except OSError as error:
+        raise CompileError(f"{knobs.DUMP.name}: expected {knobs.DUMP.doc}, got {error}") from error
 
 
 def check_legal(stages: tuple[Stage, ...], module: ModuleOp) -> None:
@@ -125,22 +136,33 @@ def check_legal(stages: tuple[Stage, ...], module: ModuleOp) -> None:
 
 def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
     """A message for a name that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(str(name), known, n=1)
     hint = f", did you mean '{near[0]}'?" if near else ""
     return f"unknown {what} '{name}'{hint} (expected one of {', '.join(known)})"
 
 
-def run_pass(ctx: Context, module: ModuleOp, one: ModulePass) -> None:
-    """Runs one pass. If it fails, raises `CompileError` with a command that replays it on a file of the IR before."""
+def run_pass(ctx: Context, module: ModuleOp, one: ModulePass, verify: Callable[[ModuleOp], None] | None = None) -> None:
+    """Runs one pass, and `verify` on what it leaves.
+
+    If either fails, raises `CompileError` with a command that replays the pass on a file of the IR before it.
+    """
     before = module.clone() if _is_ours(one) else None
     try:
         one.apply(ctx, module)
+        if verify is not None:
+            verify(module)
     except HamkaasError:
         raise
     except Exception as error:
-        replay = write_replay(before or module, one)
-        spec = one.pipeline_pass_spec()
-        raise CompileError(f"pass '{one.name}' failed: {error}\nreplay: hamkaas-opt {replay} -p '{spec}'") from error
+        replay = shlex.quote(str(write_replay(before or module, one)))
+        spec = shlex.quote(str(one.pipeline_pass_spec()))
+        message = f"pass '{one.name}' failed: {_reason(error)}\nreplay: hamkaas-opt {replay} -p {spec}"
+        raise CompileError(message) from error
+
+
+def _reason(error: Exception) -> str:
+    """The text of an error; of one that was not made for people, its kind too."""
+    return str(error) if isinstance(error, DiagnosticException) else f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _is_ours(one: ModulePass) -> bool:

@@ -141,6 +141,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     for seed in range(8):
         yield f"sample-{seed}", lambda s=seed: _sample(s)
     yield "returns", _returns
+    yield "shifted-updates", _shifted_updates
 
 
 def _broadcast(shape: Sequence[int], right: Sequence[int]) -> Case:
@@ -288,6 +289,16 @@ def _sample(seed: int) -> Case:
     parameters = [(0.0, 0.9), (0.5, 0.3), (1.0, 0.9), (1.0, 1.0)][seed % 4]
     numbers = [m.add(np.array([x], np.float32)) for x in (*parameters, m.rng.random())]
     return m.case(hk.sample(logits, *numbers))
+
+
+def _shifted_updates() -> Case:
+    """Updates of what is read beside, elsewhere and in another order."""
+    m = Maker(21)
+    y = m.real(300, 3).relu()
+    w = m.real(300)
+    down = y.replace(y[:200] * 2 + 1, m.index(7), m.index(207))
+    product = w.replace(w @ m.real(300, 64) + w[:64], 32, 96)
+    return m.case(down, down.replace(down[100:].silu(), 0, 200), product)
 
 
 def _returns() -> Case:

@@ -60,6 +60,9 @@ AnyTensor = TensorType[Attribute]
 MAX_RANK = 3
 """The largest rank of a tensor: the one constant in the one place."""
 
+MAX_ELEMENTS = 2**31 - 1
+"""The most elements of a tensor: kernels count them in 32 bits."""
+
 FLOAT_TYPES = (Float32Type, Float16Type, BFloat16Type)
 STORAGE_TYPES = (*FLOAT_TYPES, IntegerType)
 
@@ -76,7 +79,7 @@ def tensor_type(value: SSAValue) -> AnyTensor:
 
 
 def check_tensor_type(type: Attribute) -> AnyTensor:
-    """`type` if it is a tensor that HamKaas can hold: rank 1 to 3, no empty axis, a known element type.
+    """`type` if it is a tensor that HamKaas can hold: rank 1 to 3, no empty axis, not too big, a known element type.
 
     Raises `VerifyException` otherwise.
     """
@@ -87,6 +90,8 @@ def check_tensor_type(type: Attribute) -> AnyTensor:
         raise VerifyException(f"expected a tensor of rank 1 to {MAX_RANK}, got {type}")
     if any(size < 1 for size in shape):
         raise VerifyException(f"expected a static shape with no empty axis, got {type}")
+    if prod(shape) > MAX_ELEMENTS:
+        raise VerifyException(f"expected at most {MAX_ELEMENTS} elements, got {type}")
     element = type.element_type
     if not isinstance(element, FLOAT_TYPES) and element not in (i64, IntegerType(8)):
         raise VerifyException(f"expected elements of f32, f16, bf16, i8 or i64, got {type}")
@@ -671,7 +676,6 @@ class ReplaceSliceOp(TensorOp, HasFolderInterface):
         """The type of `base`. The bounds are numbers where they are known, else their types."""
         size, *inner = base.get_shape()
         rows, *inner_replacement = replacement.get_shape()
-        _expect_data("a base", base)
         if base.element_type != replacement.element_type or inner != inner_replacement:
             raise VerifyException(
                 f"expected a replacement that differs in its first axis only, got {replacement} for {base}"
@@ -706,6 +710,8 @@ class ReplaceSliceOp(TensorOp, HasFolderInterface):
 class GatherOp(TensorOp):
     """Rows of a table by index: result[i, ...] = table[index[i], ...]. A token's embedding is one.
 
+    A table of indices is a function on them: with the table 1, 2, 3, ... the result is index + 1.
+
     Indices outside the table are treated as the bounds of `hamkaas.replace_slice` are.
 
     ```mlir
@@ -729,7 +735,6 @@ class GatherOp(TensorOp):
     @staticmethod
     def infer(table: AnyTensor, index: AnyTensor) -> AnyTensor:
         """`[rows, ...]` by `[n]` gives `[n, ...]`."""
-        _expect_data("a table", table)
         _expect_index("an index", index, index.get_shape()[:1])
         return TensorType(table.element_type, [index.get_shape()[0], *table.get_shape()[1:]])
 

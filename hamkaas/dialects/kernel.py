@@ -291,9 +291,10 @@ class FuncOp(IRDLOperation):
         properties = {
             "sym_name": StringAttr(name),
             "function_type": FunctionType.from_lists(inputs, []),
-            **cls._DEFAULTS,
             **(attributes.data if attributes else {}),
         }
+        # behind what was given, so that it is printed in the same order again
+        properties.update((name, value) for name, value in cls._DEFAULTS.items() if name not in properties)
         return cls.create(properties=properties, regions=[region])
 
     def print(self, printer: Printer) -> None:

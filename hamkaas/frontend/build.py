@@ -1,5 +1,6 @@
 """From tensors to IR: one module for all graphs of a model."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -20,7 +21,7 @@ from xdsl.ir import Block, Operation, Region, SSAValue
 
 from hamkaas.dialects import hamkaas
 from hamkaas.errors import GraphError
-from hamkaas.frontend.tensor import BufferTensor, ConstantTensor, InputTensor, Tensor
+from hamkaas.frontend.tensor import BufferTensor, ConstantTensor, InputTensor, Location, Tensor
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,27 @@ def build_module(graphs: Mapping[str, Tensor | Sequence[Tensor]]) -> BuiltModule
     without outputs, inputs or symbols whose names clash, and states that are given two next values.
     """
     if not graphs:
-        raise GraphError("expected at least one graph, got none")
-    symbols = _Symbols()
+        raise GraphError(f"{Location.of_user()}: expected at least one graph, got none")
+    for name in graphs:
+        if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise GraphError(
+                f"{Location.of_user()}: expected a name of a graph that is text, and not empty, got {name!r}"
+            )
+    symbols = _Symbols(graphs)
     functions = [_build_function(name, outputs, symbols) for name, outputs in graphs.items()]
     return BuiltModule(ModuleOp([*symbols.declarations, *functions]), symbols.weights)
 
 
 class _Symbols:
-    """Names of weights and states; one object has one name in all graphs."""
+    """Names of weights and states; one object has one name in all graphs, and none that a graph or a kernel has."""
 
-    def __init__(self) -> None:
+    def __init__(self, graphs: Iterable[str]) -> None:
+        self._graphs = set(graphs)
+        for name in self._graphs:
+            if _KERNEL_NAME.fullmatch(name):
+                raise GraphError(
+                    f"{Location.of_user()}: the name of graph '{name}' is one that a kernel may have; use another"
+                )
         self.declarations: list[Operation] = []
         self.weights: dict[str, np.ndarray[Any, Any]] = {}
         self._name_of: dict[Tensor, str] = {}
@@ -60,7 +72,11 @@ class _Symbols:
         kind = "constant" if isinstance(tensor, ConstantTensor) else "state"
         name = tensor.name
         if name is None:
-            name = next(n for i in range(len(self._tensor_of) + 1) if (n := f"{kind}_{i}") not in self._tensor_of)
+            taken = self._tensor_of.keys() | self._graphs
+            name = next(n for i in range(len(taken) + 1) if (n := f"{kind}_{i}") not in taken)
+        elif name in self._graphs or _KERNEL_NAME.fullmatch(name):
+            whose = "a graph has" if name in self._graphs else "a kernel may have"
+            raise GraphError(f"{tensor.location}: the name '{name}' is one that {whose}; use another")
         other = self._tensor_of.get(name)
         if other is None:
             self._declare(name, tensor)
@@ -83,12 +99,15 @@ def _is_same_weight(tensor: Tensor, other: Tensor) -> bool:
 
 
 def _build_function(name: str, outputs: Tensor | Sequence[Tensor], symbols: _Symbols) -> func.FuncOp:
+    where = f"{Location.of_user()}: graph '{name}'"
+    if not isinstance(outputs, Tensor | Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise GraphError(f"{where}: expected a tensor or several as outputs, got {type(outputs).__name__}")
     results = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     if not results:
-        raise GraphError(f"graph '{name}': expected at least one output, got none")
+        raise GraphError(f"{where}: expected at least one output, got none")
     for result in results:
         if not isinstance(result, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise GraphError(f"graph '{name}': expected tensors as outputs, got {type(result).__name__}")
+            raise GraphError(f"{where}: expected tensors as outputs, got {type(result).__name__}")
     order = list(topological(results))
     inputs = [tensor for tensor in order if isinstance(tensor, InputTensor)]
     _check_input_names(inputs)
@@ -96,14 +115,14 @@ def _build_function(name: str, outputs: Tensor | Sequence[Tensor], symbols: _Sym
     values: dict[Tensor, SSAValue] = {}
     read: dict[str, SSAValue] = {}
     for tensor, arg in zip(inputs, block.args, strict=True):
-        arg.name_hint = tensor.name
+        arg.name_hint = _hint(tensor.name)
         values[tensor] = arg
     for tensor in order:
         if isinstance(tensor, ConstantTensor | BufferTensor):
             symbol = symbols.name(tensor)
             if symbol not in read:
                 get = hamkaas.GetOp(symbol, tensor.type)
-                get.result.name_hint = "".join(c if c.isalnum() else "_" for c in symbol)
+                get.result.name_hint = _hint(symbol)
                 block.add_op(get)
                 read[symbol] = get.result
             values[tensor] = read[symbol]
@@ -117,6 +136,15 @@ def _build_function(name: str, outputs: Tensor | Sequence[Tensor], symbols: _Sym
     names = ArrayAttr([DictionaryAttr({"hamkaas.name": StringAttr(tensor.name)}) for tensor in inputs])
     types = ([tensor.type for tensor in inputs], [result.type for result in results])
     return func.FuncOp(name, types, Region(block), arg_attrs=names)
+
+
+_KERNEL_NAME = re.compile(r"g\d+")
+"""What the groups of a graph, and then the kernels, are called."""
+
+
+def _hint(name: str) -> str:
+    """The name of an SSA value that is called after a tensor: letters, digits and `_`, no digit first."""
+    return re.sub(r"^(?=\d)|[^A-Za-z0-9_]", "_", name)
 
 
 def topological(results: Iterable[Tensor]) -> Iterator[Tensor]:

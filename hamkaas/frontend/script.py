@@ -82,6 +82,8 @@ def load_script(text: str, constants: Mapping[str, Any] | None = None, *, name: 
     line and column, for text that is no script, nodes that do not fit together and constants that are missing or of
     another shape.
     """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ScriptError(f"{name}: expected text, got {type(text).__name__}")
     reader = _Reader(text, {} if constants is None else constants, name)
     while reader.token:
         reader.statement()
@@ -251,6 +253,8 @@ def dump_script(result: Tensor) -> Script:
     Raises `GraphError` for what the original cannot say: other operations than those in `NODES`, and a rms_norm of
     another eps.
     """
+    if not isinstance(result, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise GraphError(f"{Location.of_user()}: expected a tensor to write as a script, got {type(result).__name__}")
     writer = _Writer()
     for tensor in topological([result]):
         writer.write(tensor)

@@ -5,12 +5,14 @@ line of the user's program that built it. The rules of shapes and types are aske
 refuses becomes a `GraphError` that names the operation, the operands and that line. Nothing is computed here.
 """
 
+import reprlib
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import prod
+from operator import index as as_int
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, TypeGuard, cast
 
@@ -36,6 +38,9 @@ IR_TYPES: dict[str, Attribute] = {
     "int8": IntegerType(8),
     "int64": i64,
 }
+
+LARGEST = {"float32": float.fromhex("0x1.fffffep127"), "float16": 65504.0, "bfloat16": float.fromhex("0x1.fep127")}
+"""The largest finite number of the float dtypes."""
 
 _NAMES = {type: name for name, type in IR_TYPES.items()}
 _PACKAGE = str(Path(__file__).resolve().parents[1])
@@ -79,7 +84,9 @@ def locate(location: Location) -> Generator[None]:
 def dtype_name(dtype: DType) -> str:
     """The name of an element type. Raises `GraphError` for one that HamKaas does not have."""
     try:
-        name = dtype if isinstance(dtype, str) and dtype in NUMPY_DTYPES else np.dtype(dtype).name
+        # numpy takes None for float64
+        known = isinstance(dtype, str) and dtype in NUMPY_DTYPES
+        name = str(dtype) if known or dtype is None else np.dtype(dtype).name  # pyright: ignore[reportUnnecessaryComparison]
     except TypeError:
         name = str(dtype)
     if name not in NUMPY_DTYPES:
@@ -89,9 +96,12 @@ def dtype_name(dtype: DType) -> str:
 
 def make_type(what: str, dtype: DType, shape: Sequence[int]) -> AnyTensor:
     """The tensor type of a source. Raises `GraphError` if HamKaas cannot hold such a tensor."""
-    sizes = [shape] if isinstance(shape, int) else list(shape)
     try:
-        return check_tensor_type(TensorType(IR_TYPES[dtype_name(dtype)], [int(size) for size in sizes]))
+        sizes = _integers(shape)
+    except TypeError:
+        raise GraphError(f"{Location.of_user()}: {what}: expected a shape of integers, got {shape!r}") from None
+    try:
+        return check_tensor_type(TensorType(IR_TYPES[dtype_name(dtype)], sizes))
     except VerifyException as error:
         raise GraphError(f"{Location.of_user()}: {what}: {error}") from None
 
@@ -145,8 +155,13 @@ class Tensor:
     def __getitem__(self, rows: slice) -> "Tensor":
         """Rows of the first axis, as in Python: `x[2:5]`, `x[:-1]`. The step is 1."""
         if not isinstance(rows, slice) or rows.step not in (None, 1):  # pyright: ignore[reportUnnecessaryIsInstance]
-            _refuse(hamkaas.SliceOp, (self,), f"expected a slice with step 1, got {rows!r}")
-        begin, end, _ = rows.indices(self.shape[0])
+            _refuse(hamkaas.SliceOp, (self,), f"expected a slice with step 1, such as x[2:5], got {rows!r}")
+        try:
+            begin, end, _ = rows.indices(self.shape[0])
+        except TypeError:
+            _refuse(
+                hamkaas.SliceOp, (self,), f"expected bounds that are integers, got {rows.start!r} and {rows.stop!r}"
+            )
         return apply_op(hamkaas.SliceOp, (self,), begin, end)
 
     def __iter__(self) -> NoReturn:
@@ -160,17 +175,17 @@ class Tensor:
         if isinstance(other, Tensor):
             return other
         if _is_number(other):
-            return _constant(float(other), self.type.element_type, [1] * len(self.shape))
+            return _constant(_held(other, self.dtype), self.type.element_type, [1] * len(self.shape))
         if isinstance(other, np.ndarray):
-            array = cast("np.ndarray[Any, Any]", other)
-            is_index = array.dtype == np.int64 and self.dtype == np.int64
-            return ConstantTensor(array if is_index else np.asarray(array, self.dtype))
-        raise TypeError(f"expected a tensor, an array or a number, got {type(other).__name__}")
+            return ConstantTensor(_converted(cast("np.ndarray[Any, Any]", other), self.dtype))
+        kind = type(other).__name__
+        raise TypeError(f"{Location.of_user()}: expected a tensor, an array or a number, got {kind}")
 
     def _left(self, other: object) -> Number:
         if _is_number(other):
             return other
-        raise TypeError(f"expected the tensor on the left, or a number, got {type(other).__name__} on the left")
+        kind = type(other).__name__
+        raise TypeError(f"{Location.of_user()}: expected the tensor on the left, or a number, got {kind} on the left")
 
     # operations by name
 
@@ -184,16 +199,17 @@ class Tensor:
 
     def reshape(self, *shape: int | Sequence[int]) -> "Tensor":
         """The same elements, row-major, under another shape; one size may be -1."""
-        sizes = _sizes(shape)
-        if sizes.count(-1) == 1:
+        sizes = _sizes(hamkaas.ReshapeOp, self, shape)
+        if -1 in sizes:
             known = prod(size for size in sizes if size != -1)
-            if known and prod(self.shape) % known == 0:
-                sizes = [prod(self.shape) // known if size == -1 else size for size in sizes]
+            if sizes.count(-1) > 1 or known < 1 or prod(self.shape) % known:
+                _refuse(hamkaas.ReshapeOp, (self,), f"expected a shape with one -1 that the others divide, got {sizes}")
+            sizes = [prod(self.shape) // known if size == -1 else size for size in sizes]
         return apply_op(hamkaas.ReshapeOp, (self,), tuple(sizes))
 
     def permute(self, *axes: int | Sequence[int]) -> "Tensor":
         """Axis i of the result is axis axes[i] of this tensor."""
-        return apply_op(hamkaas.PermuteOp, (self,), tuple(_sizes(axes)))
+        return apply_op(hamkaas.PermuteOp, (self,), tuple(_sizes(hamkaas.PermuteOp, self, axes)))
 
     def replace(self, replacement: "Tensor", start: "Tensor | int", end: "Tensor | int") -> "Tensor":
         """This tensor with rows start to end - 1 of the first axis replaced; the bounds may be int64 tensors of [1]."""
@@ -201,6 +217,8 @@ class Tensor:
 
     def rms_norm(self, weight: "Tensor | np.ndarray[Any, Any]", eps: float = 1e-5) -> "Tensor":
         """x * weight / sqrt(mean(x^2) + eps) over the last axis; weight: [size of the last axis]."""
+        if not _is_number(eps):
+            _refuse(hamkaas.RmsNormOp, (self,), f"expected eps to be a number, got {eps!r}")
         return apply_op(hamkaas.RmsNormOp, (self, self._as_tensor(weight)), float(eps))
 
     def complex_hadamard_product(self, other: "Tensor | np.ndarray[Any, Any]") -> "Tensor":
@@ -217,7 +235,10 @@ class Tensor:
     def gather(self, index: "Tensor | Sequence[int]") -> "Tensor":
         """Rows of this table by index: [rows, ...] by int64 [n] gives [n, ...]."""
         if not isinstance(index, Tensor):
-            index = ConstantTensor(np.asarray(index, np.int64))
+            try:
+                index = ConstantTensor(np.array(_integers(index), np.int64))
+            except TypeError:
+                _refuse(hamkaas.GatherOp, (self,), f"expected an index of integers, got {index!r}")
         return apply_op(hamkaas.GatherOp, (self, index))
 
     def argmax(self) -> "Tensor":
@@ -236,6 +257,8 @@ class Tensor:
         keys, values: [positions, kv_heads, d], where kv_heads divides heads; length: a number, or int64 [1] or [t].
         The scale is 1 / sqrt(d) unless given. The result has the shape of the queries.
         """
+        if scale is not None and not _is_number(scale):
+            _refuse(hamkaas.AttentionOp, (self,), f"expected a scale that is a number, got {scale!r}")
         return apply_op(hamkaas.AttentionOp, (self, keys, values, as_index(length)), scale)
 
 
@@ -246,7 +269,7 @@ class InputTensor(Tensor):
     name: str = ""
 
     def __init__(self, name: str, dtype: DType, shape: Sequence[int]):
-        if not name.isidentifier():
+        if not isinstance(name, str) or not name.isidentifier():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise GraphError(f"{Location.of_user()}: expected an input name that is an identifier, got {name!r}")
         _init(self, make_type(f"input '{name}'", dtype, shape), name=name)
 
@@ -259,9 +282,13 @@ class ConstantTensor(Tensor):
     name: str | None = None
 
     def __init__(self, array: Any, name: str | None = None):
-        data = np.asarray(array)
+        _check_name(name)
+        try:
+            data = np.asarray(array)
+        except ValueError as error:
+            raise GraphError(f"{Location.of_user()}: constant: expected an array of one shape: {error}") from None
         if data.dtype == np.float64:
-            data = data.astype(np.float32)
+            data = _converted(data, np.dtype(np.float32))
         _init(self, make_type(f"constant {name or ''}".strip(), data.dtype, data.shape), array=data, name=name)
 
 
@@ -272,6 +299,7 @@ class BufferTensor(Tensor):
     name: str | None = None
 
     def __init__(self, dtype: DType, shape: Sequence[int], name: str | None = None):
+        _check_name(name)
         _init(self, make_type(f"state {name or ''}".strip(), dtype, shape), name=name)
 
 
@@ -291,11 +319,50 @@ def _init(tensor: Tensor, type: AnyTensor, **fields: Any) -> None:
         object.__setattr__(tensor, name, value)
 
 
-def _sizes(values: tuple[int | Sequence[int], ...]) -> list[int]:
+def _check_name(name: object) -> None:
+    """Raises `GraphError` for a name that no weight or state can have."""
+    if name is not None and (not isinstance(name, str) or not name):
+        raise GraphError(f"{Location.of_user()}: expected a name that is text, and not empty, got {name!r}")
+
+
+def _integers(values: Any) -> list[int]:
+    """An integer or several of them as a list. Raises `TypeError` for anything else, such as 2.5."""
+    given: Iterable[Any] = [values] if isinstance(values, int | np.integer) else values
+    return [as_int(value) for value in given]
+
+
+def _sizes(op: type[Any], tensor: Tensor, values: tuple[int | Sequence[int], ...]) -> list[int]:
     """`f(1, 2)` and `f([1, 2])` alike."""
-    if len(values) == 1 and not isinstance(values[0], int | np.integer):
-        return [int(value) for value in values[0]]
-    return [int(cast("int", value)) for value in values]
+    given = values[0] if len(values) == 1 else values
+    try:
+        return _integers(given)
+    except TypeError:
+        _refuse(op, (tensor,), f"expected integers, got {given!r}")
+
+
+def _held(value: Number, dtype: np.dtype[Any]) -> float:
+    """A number as a float. Raises `GraphError` if it is finite and too large for the dtype of its tensor."""
+    try:
+        number = float(value)
+        fits = np.isinf(number) or abs(number) <= LARGEST.get(dtype.name, np.inf)
+    except OverflowError:  # an int that is too large for any float
+        number, fits = 0.0, False
+    if not fits:
+        raise GraphError(f"{Location.of_user()}: expected a number that {dtype} can hold, got {reprlib.repr(value)}")
+    return number
+
+
+def _converted(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """The array in another dtype. Raises `GraphError` for no numbers, and finite ones that are too large for it."""
+    if array.dtype == dtype:
+        return array
+    if array.dtype.kind not in "biufV":
+        raise GraphError(f"{Location.of_user()}: expected an array of real numbers, got {array.dtype.name}")
+    with np.errstate(over="ignore"):
+        result = array.astype(dtype)
+    if (lost := np.isinf(result) & ~np.isinf(array)).any():
+        raise GraphError(f"{Location.of_user()}: expected numbers that {dtype} can hold, got {array[lost][0]}")
+    return result
 
 
 def _is_number(value: object) -> TypeGuard[Number]:
@@ -308,7 +375,13 @@ def _constant(value: int | float, element: Attribute, shape: Sequence[int]) -> T
 
 def as_index(value: Tensor | int) -> Tensor:
     """A number as an index tensor."""
-    return value if isinstance(value, Tensor) else _constant(int(value), i64, [1])
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return _constant(as_int(value), i64, [1])
+    except TypeError:
+        where = Location.of_user()
+        raise GraphError(f"{where}: expected an integer or an int64 tensor as an index, got {value!r}") from None
 
 
 def constant_index(tensor: Tensor) -> int | None:
@@ -320,6 +393,10 @@ def constant_index(tensor: Tensor) -> int | None:
 
 def apply_op(op: type[Any], operands: tuple[Tensor, ...], *attributes: Any) -> Tensor:
     """A node, typed by the operation's own rule."""
+    for operand in operands:
+        if not isinstance(operand, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            kind = type(operand).__name__
+            raise GraphError(f"{Location.of_user()}: {op.name}: expected tensors, got {kind}")
     infer: Callable[..., AnyTensor] = op.infer
     known = [constant_index(operand) for operand in operands]
     given = [operand.type if value is None else value for operand, value in zip(operands, known, strict=True)]

@@ -66,6 +66,8 @@ def _vector(execute: hamkaas.ExecuteOp, group: hamkaas.GroupOp) -> Hashable | No
     products = [op for op in group.body.block.ops if isinstance(op, hamkaas.MatmulOp)]
     if not products or len(group.yielded.values) > 1 or len(tensor_type(products[0].lhs).get_shape()) > 1:
         return None
+    if len(set(execute.inputs)) < len(execute.inputs):
+        return None  # reads what it updates: the two arguments must stay two
 
     def key(value: SSAValue) -> Hashable:
         if isinstance(value, BlockArgument):

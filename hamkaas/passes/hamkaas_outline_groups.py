@@ -157,7 +157,7 @@ class Partition:
         if len(users) > 1 and any(user in self.readers for user in users):
             return False  # would be computed once for each view, and what feeds it twice as often again
         if isinstance(op, REDUCTIONS):
-            if isinstance(op, hamkaas.ArgmaxOp | hamkaas.SampleOp) or (path := self._path(op, group)) is None:
+            if (path := self._path(op, group)) is None:
                 return False
             return all(_are_twins(op, other) and path == self._path(other, group) for other in group.reductions)
         if all(isinstance(reduction, TAKES_PRODUCERS) for reduction in group.reductions):
@@ -240,16 +240,21 @@ def _outline(group: Group, partition: Partition, name: str, module: ModuleOp) ->
     """Copies a group's operations into a `hamkaas.group` and puts a `hamkaas.execute` in the place of its root."""
     inputs, ops = _collect(group, partition)
     root = group.root.results[0]
+    # what is updated in place is an argument of its own: whoever reads it beside must be seen to do so
+    base = group.root.operands[0] if isinstance(group.root, hamkaas.ReplaceSliceOp) else None
+    inputs = [*inputs, base] if base is not None else inputs
     outlined = hamkaas.GroupOp(name, FunctionType.from_lists([value.type for value in inputs], [root.type]))
     outlined.attributes["label"] = StringAttr(
         " ".join(op.name.partition(".")[2] for op in ops if not isinstance(op, FREE))
     )
     block = outlined.body.block
     mapping: dict[SSAValue, SSAValue] = {}
-    for value, arg in zip(inputs, block.args, strict=True):
+    for value, arg in reversed(list(zip(inputs, block.args, strict=True))):
         mapping[value] = arg
         arg.name_hint = value.name_hint
     for op in ops:
+        if op is group.root and base is not None:
+            mapping[base] = block.args[-1]
         block.add_op(op.clone(mapping))
     block.add_op(hamkaas.YieldOp(mapping[root]))
     first = next(op for op in module.body.block.ops if isinstance(op, func.FuncOp))
@@ -275,7 +280,8 @@ def _collect(group: Group, partition: Partition) -> tuple[list[SSAValue], list[O
         todo.pop()
         if op not in ops:
             ops[op] = None
-            inputs.update((value, None) for value in op.operands if value.owner not in inside)
+            own = op.operands[1:] if op is group.root and isinstance(op, hamkaas.ReplaceSliceOp) else op.operands
+            inputs.update((value, None) for value in own if value.owner not in inside)
     return list(inputs), list(ops)
 
 

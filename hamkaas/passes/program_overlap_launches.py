@@ -71,7 +71,7 @@ def _overlap(function: kernel.FuncOp, constants: Sequence[int]) -> None:
 
 
 def _split(block: Block, known: set[SSAValue]) -> None:
-    """Moves the early operations of a block to its start; `known` are the early values, to which the block's are added."""
+    """Moves the early operations of a block to its start; adds their results to `known`, the early values."""
     late = [op for op in block.ops if not _note_early(op, known)]
     terminator = late.pop()
     boundary = late[0] if late else terminator

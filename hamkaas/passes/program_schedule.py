@@ -140,7 +140,8 @@ class Scheduler:
     def _updated(self, op: hamkaas.ExecuteOp, new: SSAValue, arg: int, buffer: SSAValue) -> SSAValue:
         """The buffer in which an update takes place: that of the old value, or a copy of it."""
         old = op.inputs[arg]
-        is_last = self.last_use[self._identity(old)] is op and list(op.inputs).count(old) == 1
+        readers = sum(self._identity(value) == self._identity(old) for value in op.inputs)
+        is_last = self.last_use[self._identity(old)] is op and readers == 1
         if is_last and self._may_write(old, new):
             return buffer
         copy = self._declare(program.TempOp(memref_of(old)), old.name_hint)

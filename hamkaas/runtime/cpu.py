@@ -781,8 +781,11 @@ class CpuRuntime:
         """The number of workers of the largest program, the caller being one."""
         return self._num_workers
 
-    def run(self, program: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Runs a program. The inputs have the right shapes and dtypes; the outputs are new arrays."""
+    def run(self, program: int, inputs: Sequence[np.ndarray], times: int = 1) -> list[np.ndarray]:
+        """Runs a program, several times in a row if asked to; the outputs are new arrays, of the last run.
+
+        The inputs have the right shapes and dtypes.
+        """
         with self._lock:
             if not self._finalizer.alive:
                 raise RuntimeFault("the model is closed")
@@ -793,9 +796,10 @@ class CpuRuntime:
             io = plan.io
             for i, array in enumerate(arrays):
                 io[i] = _address(array)
-            self._pool.run(plan.job, plan.io_address)
-            if self._status.value:
-                self._raise_fault(plan)
+            for _ in range(times):
+                self._pool.run(plan.job, plan.io_address)
+                if self._status.value:
+                    self._raise_fault(plan)
             return outputs
 
     def _raise_fault(self, plan: _Plan) -> None:

@@ -279,18 +279,22 @@ class CudaRuntime:
 
     # running
 
-    def run(self, program: int, inputs: Sequence[Any]) -> list[Any]:
-        """Runs a program and waits for it; the inputs have the right shapes and dtypes.
+    def run(self, program: int, inputs: Sequence[Any], times: int = 1) -> list[Any]:
+        """Runs a program, several times in a row if asked to, and waits for the end; gives the last outputs.
 
-        Numpy arrays in give numpy arrays out. A CUDA array in is read where it lies, and makes all outputs CUDA arrays
-        with memory of their own. Raises `RuntimeFault` if the device reports an error, or a kernel a wrong index.
+        The inputs have the right shapes and dtypes; they are uploaded once. Numpy arrays in give numpy arrays out. A
+        CUDA array in is read where it lies, and makes all outputs CUDA arrays with memory of their own. Raises
+        `RuntimeFault` if the device reports an error, or a kernel a wrong index.
         """
         with self._lock:
             check(driver.cuCtxSetCurrent(self._context))
             staging = self._staging[program]
             external = tuple(self._place(array, i, staging) for i, array in enumerate(inputs))
             on_device = any(device_of(array) == "cuda" for array in inputs)
-            check(driver.cuGraphLaunch(self._graph(program, external, True, not on_device), self._stream))
+            for number in range(times):
+                is_first, is_last = number == 0, number == times - 1
+                graph = self._graph(program, external, is_first, is_last and not on_device)
+                check(driver.cuGraphLaunch(graph, self._stream))
             plan = self._artifact.programs[program]
             outputs = self._copy_outputs(plan, staging) if on_device else []
             check(driver.cuStreamSynchronize(self._stream))

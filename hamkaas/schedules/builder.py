@@ -138,10 +138,14 @@ class Builder:
     @property
     def block_number(self) -> Index:
         """The number of this block in the grid."""
+        return self.var(self._id(kernel.BlockIdOp), 1 << 31, "block")
+
+    def _id(self, op: type[kernel.BlockIdOp] | type[kernel.ThreadIdOp]) -> SSAValue:
+        """A number that holds for the whole kernel: asked for once, at its start."""
         known = self._known[0]
-        if (value := known.get("block")) is None:
-            value = known["block"] = self._at_entry(kernel.BlockIdOp())
-        return self.var(value, 1 << 31, "block")
+        if (value := known.get(op)) is None:
+            value = known[op] = self._at_entry(op())
+        return value
 
     def block_id(self, size: int, hint: str = "block") -> Index:
         """The number of this block among those of the schedule at work, in [0, size)."""
@@ -153,7 +157,7 @@ class Builder:
 
     def thread_id(self, size: int) -> Index:
         """The number of this thread, in [0, size)."""
-        return self.var(self._one(kernel.ThreadIdOp()), size, "thread")
+        return self.var(self._id(kernel.ThreadIdOp), size, "thread")
 
     # memory
 

@@ -12,7 +12,7 @@ An index may contain a lane: then the value is a vector, with one element per la
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, f32
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, f32, i64
 from xdsl.ir import Attribute, BlockArgument, SSAValue
 
 from hamkaas.dialects import hamkaas, kernel
@@ -61,7 +61,7 @@ class Elements:
         self._rows: dict[SSAValue, Index] = {}
 
     def at(self, value: SSAValue, index: Position) -> SSAValue:
-        """Element `index` of `value` as f32; a vector of them if the index mentions a lane."""
+        """Element `index` of `value`, data as f32, an index as i64; a vector of them if the index mentions a lane."""
         if (compute := self.known.get(value)) is not None:
             return compute(index)
         return self.builder.remember((value, index), lambda: self._compute(value, index))
@@ -72,7 +72,8 @@ class Elements:
             return self.load(value, linearize(index, shape_of(value)))
         match value.owner:
             case hamkaas.ConstantOp() as op:
-                return b.real(float(op.value.value.data))
+                number = op.value.value.data
+                return b.integer(int(number)) if hamkaas.is_index(tensor_type(value)) else b.real(float(number))
             case hamkaas.AddOp() as op:
                 return b.add(*self._operands(op, index))
             case hamkaas.MulOp() as op:
@@ -129,7 +130,7 @@ class Elements:
             return Index.of(constant)
 
         def clamped() -> SSAValue:
-            found = b.index_cast(b.load(self.buffers[value], b.index(position)))
+            found = b.index_cast(self.at(value, (position,)))
             return b.minimum(b.maximum_index(found, b.number(0)), b.number(size - 1))
 
         row = b.remember(("index_at", value, position, size), clamped)
@@ -163,10 +164,11 @@ class Elements:
     # memory
 
     def load(self, argument: SSAValue, position: Index) -> SSAValue:
-        """The element of a group's argument at a flat position, as f32."""
+        """The element of a group's argument at a flat position, as f32 unless it is an index."""
         memref = self.buffers[argument]
         cache = kernel.Cache.STREAM if argument in self.streamed else None
-        return self.builder.convert(self.load_raw(memref, position, cache), f32)
+        value = self.load_raw(memref, position, cache)
+        return value if element_of(memref) == i64 else self.builder.convert(value, f32)
 
     def load_raw(self, memref: SSAValue, position: Index, cache: kernel.Cache | None = None) -> SSAValue:
         """The element of a buffer at a flat position: a vector load where the lanes are neighbours."""
@@ -181,7 +183,7 @@ class Elements:
         return b.load(memref, b.index(first), lane.size, align, cache)
 
     def store(self, value: SSAValue, memref: SSAValue, position: Index) -> None:
-        """Stores f32, scalar or one per lane, at a flat position, rounded to the buffer's type."""
+        """Stores f32 or i64, scalar or one per lane, at a flat position, rounded to the buffer's type."""
         b = self.builder
         element = element_of(memref)
         lane = lane_in(position)

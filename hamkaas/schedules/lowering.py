@@ -1,6 +1,7 @@
 """What every schedule works with: the kernel being built, its elements and its outputs."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Literal, TypeAlias
 
@@ -120,18 +121,22 @@ class Lowering:
         def report(wrong: SSAValue, fault: int) -> None:
             b.when(wrong, lambda: b.store(b.integer(fault), status, b.number(0)))
 
-        def check(use: IndexUse, i: SSAValue) -> None:
-            found = b.load(self.elements.buffers[use.value], i)
+        def check(use: IndexUse, i: Index) -> None:
+            found = self.elements.at(use.value, (i,))
             low, high = b.compare("slt", found, b.integer(0)), b.compare("sgt", found, b.integer(use.high))
             report(b.either(low, high), use.fault)
+
+        def check_one(use: IndexUse, size: int, i: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
+            check(use, b.var(i, size, "i"))
+            return []
 
         def all_checks() -> None:
             for use in self._uses:
                 (size,) = shape_of(use.value)
                 if size == 1:
-                    check(use, b.number(0))
+                    check(use, Index.of(0))
                 else:
-                    b.loop(b.number(0), b.number(size), 1, [], lambda i, _, use=use: check(use, i) or [])
+                    b.loop(b.number(0), b.number(size), 1, [], partial(check_one, use, size))
             for op in self._replaced():
                 length = b.sub(self._bound(op.end), self._bound(op.begin))
                 report(b.compare("ne", length, b.integer(shape_of(op.replacement)[0])), 1)
@@ -146,7 +151,7 @@ class Lowering:
         constant = hamkaas.constant_value(value)
         if constant is not None:
             return self.builder.integer(constant)
-        return self.builder.load(self.elements.buffers[value], self.builder.number(0))
+        return self.elements.at(value, (Index.of(0),))
 
     def _fits(self, op: hamkaas.ReplaceSliceOp) -> SSAValue:
         """Whether [begin, end) lies inside the base and has the replacement's rows."""
@@ -163,7 +168,8 @@ class Lowering:
     def _facts(self) -> tuple[list[kernel.BoundAttr], list[kernel.SpanAttr]]:
         """What the host may check beforehand, in terms of arguments."""
         args = self.group.body.block.args
-        bounds = [kernel.BoundAttr.of(args.index(use.value), 0, use.high, use.fault) for use in self._uses]
+        known = [use for use in self._uses if use.value in args]
+        bounds = [kernel.BoundAttr.of(args.index(use.value), 0, use.high, use.fault) for use in known]
         spans = [
             kernel.SpanAttr.of(args.index(op.begin), args.index(op.end), shape_of(op.replacement)[0])
             for op in self._replaced()

@@ -66,7 +66,6 @@ def lower_argmax(lowering: Lowering, op: hamkaas.ArgmaxOp) -> tuple[int, int]:
     b, e = lowering.builder, lowering.elements
     shape = shape_of(op.input)
     n = shape[-1]
-    output = lowering.output
 
     def row(team: Team, at: Position) -> None:
         (largest,) = team.reduce(Span(n), [Combine.MAX], lambda k: [e.at(op.input, (*at, k))])
@@ -78,8 +77,8 @@ def lower_argmax(lowering: Lowering, op: hamkaas.ArgmaxOp) -> tuple[int, int]:
         (place,) = b.loop(b.index(team.thread), b.number(n), team.threads, [b.number(n)], first, "k")
         (place,) = team.across([b.index_cast(place, i64)], [b.minimum])
         place = b.select(b.compare("eq", place, b.integer(n)), b.integer(0), place)
-        position = at[0] if at else Index.of(0)
-        store = partial(b.store, place, output.memref, b.index(position))
+        e.known[op.result] = lambda _: place
+        store = partial(lowering.store_output, op.result, at or (Index.of(0),))
         if team.threads == 1:
             store()
         else:

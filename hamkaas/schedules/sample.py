@@ -6,6 +6,7 @@ ordered like the float, so 31 halvings of an integer find each threshold exactly
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from xdsl.dialects import arith
 from xdsl.dialects.builtin import f32, i32, i64
@@ -91,11 +92,8 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
 
     token = _largest(b, (n - 1).bit_length(), lambda end: b.compare("sle", equal_before(chosen, end), rank))
     token = _smaller(b, token, b.integer(n - 1))
-    output = lowering.output
-
-    def store() -> None:
-        b.store(token, output.memref, b.number(0))
-
+    e.known[op.result] = lambda _: token
+    store = partial(lowering.store_output, op.result, first)
     if threads == 1:
         store()
     else:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
@@ -31,9 +31,9 @@ from hamkaas.codegen.cuda import print_cuda
 from hamkaas.codegen.llvm import print_llvm
 from hamkaas.codegen.plan import print_plan
 from hamkaas.dialects import kernel, program
-from hamkaas.errors import CompileError, HamkaasError
+from hamkaas.errors import CompileError, HamkaasError, TargetError
 from hamkaas.passes.verify_dominance import DominanceException, verify_dominance
-from hamkaas.pipeline import run_pass, run_pipeline, stages, unknown
+from hamkaas.pipeline import LowerToPass, run_pass, run_pipeline, stages, unknown
 from hamkaas.schedules.lowering import Target
 from hamkaas.universe import OWN_PASSES, context
 
@@ -63,6 +63,13 @@ class PositionedParser(Parser):
         super().__init__(*args, **kwargs)
         self.position_of: dict[Operation, int] = {}
 
+    def module(self) -> ModuleOp:
+        """All of the text."""
+        try:
+            return self.parse_module()
+        except VerifyException as error:  # attributes and inferred types are verified while they are parsed
+            raise _at(self.lexer.input.content, self.pos, str(error)) from error
+
     def parse_operation(self) -> Operation:
         """One operation; its position is that of its name, behind the results."""
         start = self._current_token.span.start
@@ -85,9 +92,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text, name = _read(options.file)
         passes = _pipeline(options.passes)
         chunks = list(_split(text)) if options.split_input_file else [(0, text)]
-    except (CompileError, OSError) as error:
+        return _run(chunks, name, passes, options)
+    except CompileError as error:
         return _fail(f"hamkaas-opt: error: {error}", error, options)
-    return max(_run_chunk(chunk, first, number, name, passes, options) for number, (first, chunk) in enumerate(chunks))
+
+
+def _run(
+    chunks: Sequence[tuple[int, str]], name: str, passes: Sequence[ModulePass], options: argparse.Namespace
+) -> int:
+    """Runs the passes on each chunk. A file for the output is written only if none of them fails."""
+    code = 0
+    results: list[str] = []
+    for number, (first, chunk) in enumerate(chunks):
+        try:
+            result = _run_chunk(chunk, first, name, passes, options)
+        except HamkaasError as error:
+            code = max(code, _fail(str(error), error, options))
+            continue
+        results.append(f"{SPLIT}\n{result}" if number else result)
+        if options.output is None:
+            sys.stdout.write(results[-1])
+    if options.output is not None and len(results) == len(chunks):
+        try:
+            options.output.write_text("".join(results), encoding="utf-8")
+        except OSError as error:
+            raise CompileError(f"cannot write '{options.output}': {error.strerror}") from error
+    return code
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -115,9 +145,15 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _read(file: str) -> tuple[str, str]:
-    if file == "-":
-        return sys.stdin.read(), "<stdin>"
-    return Path(file).read_text(), file
+    name = "<stdin>" if file == "-" else file
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        text.encode("utf-8")  # in some locales, stdin lets any bytes pass
+        return text, name
+    except OSError as error:
+        raise CompileError(f"cannot read '{name}': {error.strerror}") from error
+    except UnicodeError as error:
+        raise CompileError(f"cannot read '{name}': expected text, got bytes that are not UTF-8") from error
 
 
 def _split(text: str) -> Iterator[tuple[int, str]]:
@@ -131,13 +167,13 @@ def _split(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _parse(text: str) -> ModuleOp:
-    parser = PositionedParser(context(), text)
+    if not _COMMENT.sub("", text).strip():
+        raise Diagnostic("expected operations, got an empty input")
     try:
-        module = parser.parse_module()
+        parser = PositionedParser(context(), text)
+        module = parser.module()
     except ParseError as error:
-        raise _at(text, _where(text, error), error.msg) from error
-    except VerifyException as error:  # attributes and inferred types are verified while they are parsed
-        raise _at(text, parser.pos, str(error)) from error
+        raise _at(text, _where(text, error), error.msg.strip()) from error
     _verify(module, lambda op, message: _at(text, parser.position_of.get(op), message))
     return module
 
@@ -151,8 +187,8 @@ def _where(text: str, error: ParseError) -> int:
     return error.span.start
 
 
-def _verify(module: ModuleOp, place: Callable[[Operation, str], Diagnostic]) -> None:
-    """Verifies operation by operation, so that the one that is wrong is known."""
+def _verify(module: ModuleOp, place: Callable[[Operation, str], Exception]) -> None:
+    """Verifies operation by operation, so that the one that is wrong is known; `place` makes the error to raise."""
     for op in module.walk():
         try:
             op.verify(verify_nested_ops=False)
@@ -201,10 +237,29 @@ def _make_pass(kind: type[ModulePass], spec: ArgSpec) -> ModulePass:
     for option in spec.parameters:
         if (dashed := option.replace("_", "-")) not in options:
             raise CompileError(f"pass '{spec.name}': {unknown('option', dashed, options)}")
+        _check_option(kind, spec, option)
     try:
         return kind.from_pass_spec(spec)
     except Exception as error:
         raise CompileError(f"pass '{spec.name}': {error}") from error
+
+
+def _check_option(kind: type[ModulePass], spec: ArgSpec, option: str) -> None:
+    """Refuses a value of an option that has one of a few types; whatever else is wrong, xDSL says."""
+    hint = get_type_hints(kind)[option.replace("-", "_")]
+    values = spec.parameters[option]
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        fits = len(values) == 1 and values[0] in choices
+        expected = " or ".join(map(repr, choices))
+    elif hint in (int, str):
+        fits = len(values) == 1 and type(values[0]) is hint
+        expected = "a number" if hint is int else "a name"
+    else:
+        return
+    if not fits:
+        got = ", ".join(map(repr, values)) or "nothing"
+        raise CompileError(f"pass '{spec.name}': option '{option}': expected {expected}, got {got}")
 
 
 def _pass_lines() -> Iterator[str]:
@@ -233,8 +288,10 @@ def _launchable(module: ModuleOp, target: Target) -> ModuleOp:
 
 def _emit_ptx(module: ModuleOp, options: argparse.Namespace) -> str:
     # The only target that needs a library of CUDA; the others work without it
-    from hamkaas.runtime.nvrtc import compile_ptx
-
+    try:
+        from hamkaas.runtime.nvrtc import compile_ptx
+    except ImportError as error:
+        raise TargetError(f"-t ptx needs NVRTC: {error}") from error
     return compile_ptx(print_cuda(_launchable(module, "cuda")), options.arch)
 
 
@@ -260,39 +317,46 @@ TARGETS: dict[str, Callable[[ModuleOp, argparse.Namespace], str]] = {
 """What can be printed. A module that is not lowered yet is lowered by the default pipeline first."""
 
 
-def _run_chunk(
-    text: str, first_line: int, number: int, name: str, passes: Sequence[ModulePass], options: argparse.Namespace
-) -> int:
+def _run_chunk(text: str, first_line: int, name: str, passes: Sequence[ModulePass], options: argparse.Namespace) -> str:
+    """What the passes make of a module. Raises `HamkaasError` with the place of what is wrong and a caret below it."""
     try:
         module = _parse(text)
         for one in passes:
             _apply(module, one, options)
-        result = TARGETS[options.target](module, options)
+        return TARGETS[options.target](module, options)
     except Diagnostic as error:
         if error.line is None or error.column is None:
-            return _fail(f"{name}: error: {error.message}", error, options)
+            raise CompileError(f"{name}: error: {error.message}") from error
         line = [*text.splitlines(), ""][error.line - 1]
         caret = " " * (error.column - 1) + "^"
         place = f"{name}:{first_line + error.line}:{error.column}"
-        return _fail(f"{place}: error: {error.message}\n{line}\n{caret}", error, options)
+        raise CompileError(f"{place}: error: {error.message}\n{line}\n{caret}") from error
     except HamkaasError as error:
-        return _fail(f"{name}: error: {error}", error, options)
-    if number:
-        result = f"{SPLIT}\n{result}"
-    if options.output is not None:
-        with options.output.open("a" if number else "w") as file:
-            file.write(result)
-    else:
-        sys.stdout.write(result)
-    return 0
+        raise CompileError(f"{name}: error: {error}") from error
 
 
 def _apply(module: ModuleOp, one: ModulePass, options: argparse.Namespace) -> None:
-    shows = options.print_ir_after_all or options.print_ir_after_change
-    before = module.clone() if options.print_ir_after_change else None
-    run_pass(context(), module, one)
-    _verify(module, lambda op, message: Diagnostic(f"after pass '{one.name}': {message}"))
-    if shows and (options.print_ir_after_all or before is None or not module.is_structurally_equivalent(before)):
+    show = _Show(module, options)
+    if isinstance(one, LowerToPass):  # its passes are shown one by one
+        run_pipeline(context(), module, one.target, one.stage, show)
+        _verify(module, lambda _, message: Diagnostic(f"after pass '{one.name}': {message}"))
+        return
+    run_pass(context(), module, one, verify=lambda result: _verify(result, lambda _, message: VerifyException(message)))
+    show(one, module)
+
+
+class _Show:
+    """Prints IR after passes, as the options say."""
+
+    def __init__(self, module: ModuleOp, options: argparse.Namespace):
+        self._always: bool = options.print_ir_after_all
+        self._before = module.clone() if options.print_ir_after_change and not self._always else None
+
+    def __call__(self, one: ModulePass, module: ModuleOp) -> None:
+        if not self._always:
+            if self._before is None or module.is_structurally_equivalent(self._before):
+                return
+            self._before = module.clone()
         print(f"// IR after {one.pipeline_pass_spec()}\n{module!s}", file=sys.stderr)
 
 

@@ -1,10 +1,15 @@
 """`compile` and `Model`: inputs, states, several graphs, deep graphs, looking inside."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from graphs import assert_close
 
 import hamkaas as hk
+from hamkaas.api import Target, compile_artifact
+from hamkaas.frontend import build_module
+from hamkaas.tools.hamkaas_opt import main
 
 
 def double(target: str = "cpu") -> hk.Model:
@@ -60,6 +65,21 @@ def test_wrong_inputs_leave_the_state_alone() -> None:
             with pytest.raises(hk.InputError, match=message):
                 model.evaluate(inputs)
         assert model.evaluate(good)[0] == 2
+
+
+def test_calls_that_are_none() -> None:
+    with double() as model:
+        with pytest.raises(hk.InputError, match="expected a mapping from names to arrays, got list"):
+            model.evaluate([np.ones((2, 3), np.float32)])  # type: ignore[arg-type]
+        with pytest.raises(hk.CompileError, match=r"unknown stage '3' \(expected one of graph, "):
+            model.ir(3)  # type: ignore[arg-type]
+
+
+def test_knobs_that_are_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("many", "-3"):
+        monkeypatch.setenv("HAMKAAS_WORKERS", value)
+        with pytest.raises(ValueError, match=f"HAMKAAS_WORKERS: expected the number of CPU .*, got '{value}'"):
+            double()
 
 
 def test_state_and_reset() -> None:
@@ -166,6 +186,32 @@ def test_looking_inside() -> None:
         assert "program main: 1 launches of 1 kernels" in model.memory_plan
         with pytest.raises(hk.CompileError, match="unknown stage 'kernel', did you mean 'kernels'"):
             model.ir("kernel")
+
+
+@pytest.mark.parametrize(("target", "code", "printer"), [("cpu", "04-code.ll", "llvm"), ("cuda", "04-code.cu", "cuda")])
+def test_dump_replays_to_the_same_code(
+    target: Target, code: str, printer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump = tmp_path / "new" / "dump"
+    monkeypatch.setenv("HAMKAAS_DUMP", str(dump))
+    x, w = hk.InputTensor("x", "float32", [2, 4]), hk.ConstantTensor(np.ones((4, 40), np.float32), "w")
+    artifact = compile_artifact(build_module({"main": (x @ w + 1).rms_norm(np.ones(40))}), target, "sm_90")
+    stages = ["00-graph.mlir", "01-partitioned.mlir", "02-kernels.mlir", "03-program.mlir"]
+    assert sorted(path.name for path in dump.iterdir()) == [*stages, code, "05-plan.txt"]
+    assert (dump / code).read_text() == artifact.source
+    assert "program main: 2 launches of 2 kernels" in (dump / "05-plan.txt").read_text()
+    monkeypatch.delenv("HAMKAAS_DUMP")
+    again = tmp_path / "again"
+    pipeline = f"lower-to{{target={target}}}"
+    assert main([str(dump / "01-partitioned.mlir"), "-p", pipeline, "-t", printer, "-o", str(again)]) == 0
+    assert again.read_text() == artifact.source
+
+
+def test_a_dump_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HAMKAAS_DUMP", str(tmp_path / "file"))
+    with pytest.raises(hk.CompileError, match=r"HAMKAAS_DUMP: expected a folder .*, got .*File exists"):
+        double()
 
 
 def test_close() -> None:

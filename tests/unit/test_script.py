@@ -86,6 +86,11 @@ def test_bad_scripts(text: str, message: str) -> None:
         hk.load_script(text, {"v": np.zeros(2, np.float32)})
 
 
+def test_scripts_are_text() -> None:
+    with pytest.raises(hk.ScriptError, match="<script>: expected text, got bytes"):
+        hk.load_script(b"result = $1;")  # type: ignore[arg-type]
+
+
 def test_what_a_script_cannot_say() -> None:
     x = hk.InputTensor("x", "float32", [4])
     with pytest.raises(hk.GraphError, match=r"test_script.py:\d+: hamkaas.argmax: has no node in scripts"):

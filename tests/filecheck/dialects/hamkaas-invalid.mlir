@@ -62,6 +62,14 @@ func.func @f(%x: tensor<4xi64>) {
 
 // -----
 
+// CHECK: error: 'hamkaas.silu' does not verify: expected an input of f32, f16 or bf16, got tensor<4xi8>
+func.func @f(%x: tensor<4xi8>) {
+  %0 = hamkaas.silu %x : (tensor<4xi8>) -> tensor<4xi8>
+  func.return
+}
+
+// -----
+
 // CHECK: error: 'hamkaas.reshape' does not verify: expected an input of data, got indices: tensor<4xi64>
 func.func @f(%x: tensor<4xi64>) {
   %0 = hamkaas.reshape %x : (tensor<4xi64>) -> tensor<2x2xi64>

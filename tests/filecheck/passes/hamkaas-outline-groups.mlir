@@ -215,6 +215,23 @@ func.func @norm_is_returned(%x: tensor<8xf32>, %g: tensor<8xf32>, %w: tensor<8x4
 
 // -----
 
+// The base of an update is an argument of its own, also where the group reads it otherwise: elements may be read after
+// others were written, so whoever schedules the group has to see both.
+// CHECK-LABEL: hamkaas.group @g0(%s: tensor<8xf32>, %s_1: tensor<8xf32>)
+// CHECK: hamkaas.replace_slice %s_1, %
+// CHECK-LABEL: func.func @shifted
+// CHECK-NEXT: hamkaas.execute @g0(%s, %s)
+func.func @shifted(%s: tensor<8xf32>) -> tensor<8xf32> {
+  %0 = hamkaas.slice %s from 0 to 4 : (tensor<8xf32>) -> tensor<4xf32>
+  %1 = hamkaas.relu %0 : (tensor<4xf32>) -> tensor<4xf32>
+  %b = hamkaas.constant 2 : i64 -> tensor<1xi64>
+  %e = hamkaas.constant 6 : i64 -> tensor<1xi64>
+  %2 = hamkaas.replace_slice %s, %1 from %b to %e : (tensor<8xf32>, tensor<4xf32>, tensor<1xi64>, tensor<1xi64>) -> tensor<8xf32>
+  func.return %2 : tensor<8xf32>
+}
+
+// -----
+
 // A weight of few bits becomes numbers inside of the product, in each product that reads it; what is computed does not.
 // CHECK-LABEL: hamkaas.weight @w
 // CHECK: hamkaas.group @g0({{.*}}label = "dequantize matmul"
