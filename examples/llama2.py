@@ -45,6 +45,7 @@ from hamkaas.models.llama2 import (
     load_tokenizer,
     model_rows,
     perplexity,
+    with_template,
 )
 
 INTERRUPTED = 130
@@ -207,17 +208,17 @@ def load(options: argparse.Namespace) -> Checkpoint:
     with status("loading", options.quiet) as update:
         checkpoint = load_checkpoint(options.model, update)
         checkpoint = replace(checkpoint, config=cut_context(options, checkpoint.config))
+        if options.tokenizer is not None or checkpoint.tokenizer is None:
+            beside = (options.model if options.model.is_dir() else options.model.parent) / "tokenizer.bin"
+            path = options.tokenizer or (beside if beside.exists() else Path("tokenizer.bin"))
+            checkpoint = replace(checkpoint, tokenizer=load_tokenizer(path, checkpoint.config.vocab_size))
         if options.template is not None:
-            checkpoint = replace(checkpoint, chat_template=TEMPLATES[options.template])
+            checkpoint = with_template(checkpoint, options.template)
         if options.mode == "chat" and checkpoint.chat_template is None:
             raise hk.CheckpointError(
                 f"{options.model}: expected a model with a chat template for -m chat, got none (--template names some)"
             )
-        if options.tokenizer is None and checkpoint.tokenizer is not None:
-            return checkpoint
-        beside = options.model.parent / "tokenizer.bin"
-        path = options.tokenizer or (beside if beside.exists() else Path("tokenizer.bin"))
-        return replace(checkpoint, tokenizer=load_tokenizer(path, checkpoint.config.vocab_size))
+        return checkpoint
 
 
 def cut_context(options: argparse.Namespace, config: Config) -> Config:

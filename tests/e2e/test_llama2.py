@@ -118,6 +118,13 @@ def test_seeds_and_penalty(models: Path) -> None:
     assert run(*model, "-t", 0, "--repetition-penalty", 1.5).stdout != run(*model, "-t", 0).stdout
 
 
+def test_chat_with_a_template_of_ours(models: Path) -> None:
+    model = [models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-c", 100, "--target", "cpu"]
+    done = run(*model, "-m", "chat", "--template", "llama2", "-y", "be nice", "-i", "hi")
+    assert (done.returncode, len(done.stdout) > 20) == (0, True)
+    assert "# the context is full; /reset begins a new conversation\n" in done.stderr
+
+
 def test_timing(models: Path) -> None:
     done = run(models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-n", 8, "-i", "Once", "--timing")
     *times, report = done.stderr.splitlines()

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from hamkaas.models.llama2 import (
     Xorshift,
     generate,
     load_tokenizer,
+    with_template,
 )
 
 PIECES = (b"<unk>", b"\n<s>\n", b"\n</s>\n", *(b"<0x%02X>" % byte for byte in range(256)))
@@ -94,9 +96,10 @@ def test_control_characters_are_dropped() -> None:
 def test_control_tokens_in_a_chat() -> None:
     tokenizer = ScoredTokenizer(TOY.pieces, TOY.scores, frozenset((1, 2)))
     tokens = tokenizer.encode_turn("ab\n</s>\nc")
-    assert tokens == [TOY.token_of[b"ab"], 2, TOY.token_of[b"c"]]
+    # each text begins as a text of its own does, with a space
+    assert tokens == [*TOY.encode("ab")[1:], 2, *TOY.encode("c")[1:]]
     assert tokenizer.piece(2, 0) == b""
-    assert TOY.encode_turn("ab") == [TOY.token_of[b"ab"]]
+    assert TOY.encode_turn("ab") == TOY.encode("ab")[1:]
 
 
 # sampling
@@ -203,11 +206,11 @@ def conversation(template: str) -> tuple[list[str], Chat]:
         fed.append(b"".join(tokenizer.pieces[token] for token in tokens).decode())
         return np.eye(len(TOY.pieces), dtype=np.float32)[2 if tokens[-1] == answer else answer]
 
-    tokenizer = ScoredTokenizer(TOY.pieces, TOY.scores, frozenset((1, 2)))
+    tokenizer = TOY
     config = Config(8, 8, 1, 1, 1, len(TOY.pieces), 400, True)
-    names = TOY.pieces[1].decode(), TOY.pieces[2].decode()
-    checkpoint = Checkpoint(config, {}, tokenizer, template, *names, frozenset((2,)))
-    return fed, Chat(checkpoint, feed, Sampler(0, 0, Xorshift(1)), "be c")
+    checkpoint = with_template(Checkpoint(config, {}, tokenizer), "llama2")
+    assert checkpoint.stop == {1, 2}
+    return fed, Chat(replace(checkpoint, chat_template=template), feed, Sampler(0, 0, Xorshift(1)), "be c")
 
 
 def test_template_of_llama2() -> None:
@@ -215,12 +218,12 @@ def test_template_of_llama2() -> None:
     assert list(chat.reply("a b")) == ["ab"]
     spelt = [re.sub("<0x([0-9A-F]{2})>", lambda byte: chr(int(byte[1], 16)), text) for text in fed]
     bos, eos = TOY.pieces[1].decode(), TOY.pieces[2].decode()
-    first = f"{bos}[INST] <<SYS>>\nbe c\n<</SYS>>\n\na b [/INST]"
+    first = f"{bos} [INST] <<SYS>>\nbe c\n<</SYS>>\n\na b [/INST]"
     assert spelt == [first, "ab"]
     fed.clear()
     assert list(chat.reply("c")) == ["ab"]
     spelt = [re.sub("<0x([0-9A-F]{2})>", lambda byte: chr(int(byte[1], 16)), text) for text in fed]
-    assert spelt[0].endswith(f"ab {eos}{bos}[INST] c [/INST]")
+    assert spelt[0].endswith(f"ab {eos}{bos} [INST] c [/INST]")
 
 
 def test_chatml() -> None:
@@ -229,7 +232,7 @@ def test_chatml() -> None:
     spelt = re.sub("<0x([0-9A-F]{2})>", lambda byte: chr(int(byte[1], 16)), fed[0])
     turns = (("system", "be c"), ("user", "a"))
     parts = [f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns]
-    assert spelt == "".join(parts) + "<|im_start|>assistant\n"
+    assert spelt == " " + "".join(parts) + "<|im_start|>assistant\n"
 
 
 def test_broken_templates() -> None:
