@@ -441,14 +441,19 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> tupl
 
     zeros = [b.real(0.0)] * (micro * micro * len(product.ops))
     sums = b.loop(b.number(0), b.number(-(-product.n // depth)), 1, zeros, step, "stage")
-    places = [product.result_at(batch, i0 + mine_i + i, j0 + mine_j + j) for i in range(micro) for j in range(micro)]
+    # beyond the matrix a thread computes columns that exist, so that what follows can index them, and stores nothing
+    unit = gcd(micro, product.k)
+    groups = [(j0 + mine_j + j) // unit for j in range(0, micro, unit)]
+    starts = [clamped(group, product.k // unit, product.k % tile == 0) * unit for group in groups]
+    columns = [start + j for start in starts for j in range(unit)]
+    places = [product.result_at(batch, i0 + mine_i + i, column) for i in range(micro) for column in columns]
     if len(places[0]) == 1:  # [n] x [n, k] with a batch cannot be: rank 1 means one row
         raise AssertionError("a tiled product has rows")
     _keep(lowering, product, places, sums)
-    for place in places:
+    for number, place in enumerate(places):
         conditions = [
             b.compare("slt", b.index(index), b.number(size))
-            for index, size in ((place[-2], product.m), (place[-1], product.k))
+            for index, size in ((place[-2], product.m), (j0 + mine_j + number % micro, product.k))
             if size % tile
         ]
         if not conditions:

@@ -11,7 +11,7 @@ from graphs import Case, cases
 import hamkaas as hk
 from hamkaas.api import compile_artifact
 from hamkaas.frontend import build_module
-from hamkaas.models.llama2 import Config, build_step
+from hamkaas.models.llama2 import Config, build_graphs, build_step
 from hamkaas.runtime.nvrtc import compile_cubin, compile_ptx, resources
 
 ARCH = "sm_90"
@@ -48,6 +48,15 @@ def test_llama2_kernels_do_not_spill(name: str) -> None:
     for kernel in kernels:
         assert (kernel.spill_stores, kernel.spill_loads, kernel.stack) == (0, 0, 0), kernel
         assert 0 < kernel.registers <= 255
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_llama2_kernels_of_a_chunk_compile(name: str) -> None:
+    config = MODELS[name]
+    weights = {name: np.broadcast_to(np.float32(0), shape) for name, shape in config.weight_shapes()}
+    graphs = build_graphs(config, weights, min(64, config.max_positions))
+    artifact = compile_artifact(build_module(graphs), "cuda", ARCH)
+    assert compile_cubin(artifact.source, ARCH, use_cache=False).image.startswith(ELF)
 
 
 def test_equal_layers_share_kernels() -> None:
