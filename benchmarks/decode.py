@@ -1,62 +1,102 @@
 #!/usr/bin/env python3
-"""Decode speed: one token at a time, greedy, from position 0, with random weights.
+"""Decode speed: greedy generation, one token at a time, with random weights.
 
-    decode.py --shape 15M --target cuda [--steps 128]
+    decode.py --shape 15M 110M --weights f32 f16 --target cuda [--tokens 128] [--position 0]
 
-Prints a line with tokens/s of the whole loop (step, logits to the host, argmax, next step), and on CUDA the time of a
-step on the device alone.
+The loop is the graph of `Transformer.decode`: argmax and position included, synchronised once at the end. Each line is
+JSON: tokens/s, GB/s of weights and cache, and how many percent that is of what a copy of 4 GB in the same process reads
+and writes (CUDA only). The first run warms up; the best of the others counts.
 """
 
 import argparse
 import json
 import time
+from typing import Any
 
 import numpy as np
 from shapes import SHAPES, random_weights
 
 import hamkaas as hk
-from hamkaas.models.llama2 import build_step, model_step
+from hamkaas.models.llama2 import Checkpoint, Config, Transformer
 
 
 def main() -> None:
-    """Measures one shape and prints the result as JSON."""
+    """Measures all shapes and precisions."""
     parser = argparse.ArgumentParser(description="Measures decode speed with random weights.")
-    parser.add_argument("--shape", choices=list(SHAPES), default="15M")
+    parser.add_argument("--shape", choices=list(SHAPES), nargs="+", default=["15M"])
+    parser.add_argument("--weights", choices=["f32", "f16", "i8"], nargs="+", default=["f32"])
     parser.add_argument("--target", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--steps", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--position", type=int, default=0, help="where generation starts")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    config = SHAPES[options.shape]
-    weights = random_weights(config)
+    peak = measured_bandwidth() if options.target == "cuda" else None
+    for shape in options.shape:
+        for precision in options.weights:
+            print(json.dumps(measure(SHAPES[shape], shape, precision, options, peak)), flush=True)
+
+
+def measure(
+    config: Config, shape: str, precision: str, options: argparse.Namespace, peak: float | None
+) -> dict[str, Any]:
+    """One shape at one precision."""
+    checkpoint = Checkpoint(config, random_weights(config, precision))
+    transformer = Transformer(config, checkpoint.weights)
     started = time.perf_counter()
-    model = hk.compile(build_step(config, weights), target=options.target)
+    model = hk.compile(transformer.decode(), target=options.target)
     compile_seconds = time.perf_counter() - started
     with model:
-        step = model_step(model)
-        seconds = min(_loop(model, step, options.steps) for _ in range(options.repeats + 1))
-        sizes = [4 * int(np.prod(shape)) for name, shape in config.weight_shapes()]
-        read = sum(sizes) - (0 if config.shared_classifier else sizes[0])
-        result = {
-            "shape": options.shape,
-            "target": options.target,
-            "tokens_per_second": round(1 / seconds, 1),
-            "us_per_token": round(seconds * 1e6, 1),
-            "weights_GB_per_second": round(read / seconds / 1e9, 1),
-            "compile_and_load_seconds": round(compile_seconds, 2),
-        }
-        if options.target == "cuda":
-            result["device_us_per_token"] = round(model.runtime.replay(0, 50) * 1e6, 1)  # type: ignore[attr-defined]
-    print(json.dumps(result), flush=True)
+        seconds = min(generate(model, options) for _ in range(options.repeats + 1))
+    middle = options.position + options.tokens / 2
+    cache = middle * 2 * config.num_layers * config.kv_dim * 4
+    rate = (checkpoint.step_bytes + cache) / seconds
+    result = {
+        "shape": shape,
+        "weights": precision,
+        "target": options.target,
+        "position": options.position,
+        "tokens_per_second": round(1 / seconds, 1),
+        "us_per_token": round(seconds * 1e6, 1),
+        "GB_per_second": round(rate / 1e9, 1),
+        "compile_and_load_seconds": round(compile_seconds, 2),
+    }
+    if peak is not None:
+        result["percent_of_copy"] = round(100 * rate / peak, 1)
+    return result
 
 
-def _loop(model: hk.Model, step, steps: int) -> float:
-    """Seconds per token of a greedy loop from an empty context."""
+def generate(model: hk.Model, options: argparse.Namespace) -> float:
+    """Seconds per token of one generation."""
     model.reset()
-    token = 1
+    model["start"](token=np.array([1]), position=np.array([options.position]))
     started = time.perf_counter()
-    for position in range(steps):
-        token = int(step(token, position).argmax())
-    return (time.perf_counter() - started) / steps
+    model["next"].evaluate({}, times=options.tokens)
+    return (time.perf_counter() - started) / options.tokens
+
+
+def measured_bandwidth() -> float:
+    """Bytes per second that a copy on the GPU reads and writes together."""
+    from cuda.bindings import driver
+
+    from hamkaas.runtime.cuda import check
+
+    size = 4 << 30
+    check(driver.cuInit(0))
+    context = check(driver.cuDevicePrimaryCtxRetain(device := check(driver.cuDeviceGet(0))))
+    check(driver.cuCtxSetCurrent(context))
+    source, target = (check(driver.cuMemAlloc(size)) for _ in range(2))
+    events = [check(driver.cuEventCreate(0)) for _ in range(2)]
+    times: list[float] = []
+    for _ in range(5):
+        check(driver.cuEventRecord(events[0], 0))
+        check(driver.cuMemcpyDtoDAsync(target, source, size, 0))
+        check(driver.cuEventRecord(events[1], 0))
+        check(driver.cuEventSynchronize(events[1]))
+        times.append(check(driver.cuEventElapsedTime(*events)) / 1e3)
+    for pointer in (source, target):
+        check(driver.cuMemFree(pointer))
+    check(driver.cuDevicePrimaryCtxRelease(device))
+    return 2 * size / min(times)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Shapes of llama models, and random weights for them."""
 
-from math import prod
+from math import gcd, prod
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hamkaas.models.llama2 import Config
+from hamkaas.models.llama2 import Config, Quantized, Weight
 
 SHAPES = {
     "260K": Config(64, 172, 5, 8, 4, 512, 512, True),
@@ -18,10 +17,23 @@ SHAPES = {
 """By name: the models of tinyllamas, Llama-3.2-1B and Llama-2-7B."""
 
 
-def random_weights(config: Config) -> dict[str, NDArray[np.float32]]:
-    """Random weights whose activations stay finite; the arrays share one piece of host memory, to spare it."""
+def random_weights(config: Config, precision: str = "f32") -> dict[str, Weight]:
+    """Random weights whose activations stay finite; the arrays share one piece of host memory, to spare it.
+
+    `precision` is that of the matrices: f32, f16 or i8 (Q8_0, groups of 32).
+    """
     shapes = dict(config.weight_shapes())
     largest = max(prod(shape) for shape in shapes.values())
     block = np.random.default_rng(0).standard_normal(min(largest, 1 << 24), np.float32) * np.float32(0.02)
-    pool = np.resize(block, largest)
-    return {name: pool[: prod(shape)].reshape(shape) for name, shape in shapes.items()}
+    converted = {"f32": block, "f16": block.astype(np.float16), "i8": np.int8(block * 1000)}[precision]
+    numbers = np.resize(converted, largest)
+
+    def weight(shape: tuple[int, ...]) -> Weight:
+        if len(shape) == 1:
+            return block[: shape[0]]
+        matrix = numbers[: prod(shape)].reshape(shape)
+        if precision != "i8":
+            return matrix
+        return Quantized(matrix, np.full((shape[0], shape[1] // gcd(shape[1], 32)), 1e-3, np.float32))
+
+    return {name: weight(shape) for name, shape in shapes.items()}

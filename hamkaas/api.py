@@ -1,7 +1,7 @@
 """Compile graphs and run them: `compile` and `Model`."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
@@ -11,10 +11,12 @@ from hamkaas.codegen.cuda import print_cuda, shared_bytes
 from hamkaas.codegen.llvm import print_llvm
 from hamkaas.codegen.plan import build_artifact, print_plan
 from hamkaas.dialects import kernel
-from hamkaas.errors import HamkaasError, InputError, TargetError
+from hamkaas.errors import CompileError, HamkaasError, InputError, TargetError
 from hamkaas.frontend import BuiltModule, Tensor, build_module
+from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass, Precision
 from hamkaas.pipeline import run_pipeline, write_dump
 from hamkaas.universe import context
+from hamkaas.weights import bind_weights
 
 Target: TypeAlias = Literal["cpu", "cuda"]
 Graphs: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor | Sequence[Tensor]]
@@ -41,12 +43,20 @@ class Runtime(Protocol):
         ...
 
 
-def compile(graphs: Graphs, target: Target | None = None, *, progress: Progress | None = None) -> "Model":
+def compile(
+    graphs: Graphs,
+    target: Target | None = None,
+    *,
+    weights: Precision = "f32",
+    progress: Progress | None = None,
+) -> "Model":
     """Compiles one or several graphs into a model.
 
     `graphs` is an output tensor, several of them, or a mapping from names to either: named graphs share the weights
     and states that they have in common (one token and a chunk of tokens of one language model, say).
     `target` is "cpu" or "cuda"; None takes cuda if a driver answers, else cpu. `progress` is told of slow steps.
+    `weights` is the precision of float32 matrices in products: "f32" as they are, "f16", "bf16", or "i8" with a scale
+    for each 32 neighbours; sums are float32 with all of them.
 
     Raises `GraphError` where the graphs do not fit together, `TargetError` where the target is not to be had here, and
     `CompileError` where the compiler fails.
@@ -54,9 +64,12 @@ def compile(graphs: Graphs, target: Target | None = None, *, progress: Progress 
     named = graphs if isinstance(graphs, Mapping) else {MAIN: graphs}
     target = _choose_target(target)
     built = build_module(named)
+    if weights not in get_args(Precision):
+        raise CompileError(f"expected weights of {', '.join(get_args(Precision))}, got {weights!r}")
+    HamkaasConvertWeightsPass(weights).apply(context(), built.module)
     artifact = compile_artifact(built, target)
-    weights = [built.weights[spec.name] for spec in artifact.weights]
-    return Model(built, artifact, _load(artifact, weights, progress), [isinstance(g, Tensor) for g in named.values()])
+    runtime = _load(artifact, bind_weights(artifact.weights, built.weights), progress)
+    return Model(built, artifact, runtime, [isinstance(g, Tensor) for g in named.values()])
 
 
 def compile_artifact(built: BuiltModule, target: Target, arch: str | None = None) -> Artifact:
@@ -105,7 +118,7 @@ def _choose_target(target: str | None) -> Target:
     raise TargetError(f"target 'cuda' is not available: {reason}; target 'cpu' is")
 
 
-def _load(artifact: Artifact, weights: Sequence[np.ndarray], progress: Progress | None) -> Runtime:
+def _load(artifact: Artifact, weights: Iterable[np.ndarray], progress: Progress | None) -> Runtime:
     # Imported here, so that building and lowering graphs needs neither a driver nor a JIT
     if artifact.target == "cpu":
         from hamkaas.runtime.cpu import CpuRuntime

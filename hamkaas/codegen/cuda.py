@@ -34,6 +34,9 @@ from hamkaas.errors import CompileError
 MAX_SHARED_BYTES = 48 * 1024
 """Static shared memory that every block may have."""
 
+MAX_ACCESS = 16
+"""Bytes that one instruction loads at most."""
+
 _BYTES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "i64": 8, "i32": 4, "i1": 1}
 
 _TYPES = {
@@ -63,6 +66,12 @@ _HELPERS = {
     "maximum": """\
 // The larger of two numbers; NaN if either is
 __device__ __forceinline__ float maximum(float a, float b) { return a > b || a != a ? a : b; }
+""",
+    "byte_to_float": """\
+// A byte of a word, as a signed number: put into the mantissa of 2^23, twice as fast as a conversion
+__device__ __forceinline__ float byte_to_float(unsigned word, unsigned selector) {
+  return __uint_as_float(__byte_perm(word ^ 0x80808080u, 0x4B000000u, selector)) - 8388736.0f;
+}
 """,
     "f16_to_float": """\
 __device__ __forceinline__ float f16_to_float(unsigned short x) {
@@ -161,6 +170,8 @@ class _KernelPrinter:
         self.names: dict[SSAValue, tuple[str, ...]] = {}
         self.taken: set[str] = set()
         self.lines: list[str] = []
+        self.bytes_in: dict[SSAValue, list[tuple[str, int]]] = {}
+        """For vectors of i8: the word and the place in it of each lane."""
         self.indent = 1
         types = [arg.type for arg in func.body.block.args]
         wide = any(kernel.is_memref(t) and prod(t.get_shape()) >= 1 << 31 for t in types)
@@ -391,7 +402,11 @@ class _KernelPrinter:
         element, width = kernel.element_type(op.memref.type), _width(op.result)
         size = width * _BYTES[str(element)]
         base, index = self.get(op.memref), self.get(op.index)
-        aligned = op.align is not None and op.align.value.data >= size and size in _WORDS
+        align = op.align.value.data if op.align is not None else 0
+        if size > MAX_ACCESS and align >= MAX_ACCESS and size % MAX_ACCESS == 0:
+            self.pieces(op, element, size)
+            return
+        aligned = align >= size and size in _WORDS
         streams = op.cache is not None and (aligned or (width == 1 and size == 4)) and op.memref not in self.changing
         if width == 1 and not streams:
             self.define(op.result, [f"{base}[{index}]"])
@@ -402,13 +417,30 @@ class _KernelPrinter:
         else:
             self.wide_load(op, element, size, f"&{base}[{index}]", streams)
 
+    def pieces(self, op: kernel.LoadOp, element: Attribute, size: int) -> None:
+        """Accesses of 16 bytes that together load a longer vector."""
+        base, index = self.get(op.memref), self.get(op.index)
+        streams = op.cache is not None and op.memref not in self.changing
+        count = size // MAX_ACCESS
+        width = _width(op.result) // count
+        lanes: list[str] = []
+        for number in range(count):
+            offset = f" + {number * width}" if number else ""
+            lanes += self.access(op.result, element, width, MAX_ACCESS, f"&{base}[{index}{offset}]", streams)
+        self.define(op.result, lanes)
+
     def wide_load(self, op: kernel.LoadOp, element: Attribute, size: int, address: str, streams: bool) -> None:
-        """One access of 4, 8 or 16 bytes into a variable, whose lanes are its components."""
-        width = _width(op.result)
+        """One access of 4, 8 or 16 bytes."""
+        self.define(op.result, self.access(op.result, element, _width(op.result), size, address, streams))
+
+    def access(
+        self, value: SSAValue, element: Attribute, width: int, size: int, address: str, streams: bool
+    ) -> list[str]:
+        """Reads 4, 8 or 16 bytes into a variable; gives the lanes, which are its components."""
         word = _WORDS[size][0]
-        raw = self.name(op.result, "_raw")
-        value = f"{self.stream(size)}({address})" if streams else f"*reinterpret_cast<const {word}*>({address})"
-        self.line(f"const {word} {raw} = {value};")
+        raw = self.name(value, "_raw")
+        loaded = f"{self.stream(size)}({address})" if streams else f"*reinterpret_cast<const {word}*>({address})"
+        self.line(f"const {word} {raw} = {loaded};")
         bits = 8 * size // width
         words = [raw] if size == 4 else [f"{raw}.{part}" for part in "xyzw"[: size // 4]]
         if isinstance(element, Float32Type):
@@ -419,7 +451,9 @@ class _KernelPrinter:
                 f"static_cast<{self.type(element)}>({words[lane // per_word]} >> {lane % per_word * bits})"
                 for lane in range(width)
             ]
-        self.define(op.result, lanes)
+            if bits == 8:
+                self.bytes_in.setdefault(value, []).extend((words[lane // 4], lane % 4) for lane in range(width))
+        return lanes
 
     def stream(self, size: int) -> str:
         """The helper that reads so many bytes past L1."""
@@ -483,7 +517,9 @@ def _convert(printer: _KernelPrinter, op: Operation, operands: list[tuple[str, .
     source, target = kernel.element_type(op.input.type), kernel.element_type(op.result.type)
     widen, narrow = _WIDEN.get(source), _NARROW.get(target)
     values = list(operands[0])
-    if isinstance(source, IntegerType):
+    if (places := printer.bytes_in.get(op.input)) is not None:
+        values = [f"{printer.helper('byte_to_float')}({word}, {0x7540 | place:#x})" for word, place in places]
+    elif isinstance(source, IntegerType):
         values = [f"static_cast<float>({x})" for x in values]
     if widen is not None:
         values = [f"{printer.helper(widen)}({x})" for x in values]

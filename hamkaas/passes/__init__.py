@@ -2,6 +2,7 @@
 
 from xdsl.passes import ModulePass
 
+from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
 from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
@@ -13,6 +14,7 @@ from hamkaas.passes.program_schedule import ProgramSchedulePass
 from hamkaas.passes.verify_dominance import VerifyDominancePass
 
 ALL_PASSES: tuple[type[ModulePass], ...] = (
+    HamkaasConvertWeightsPass,
     VerifyDominancePass,
     HamkaasOutlineGroupsPass,
     HamkaasMergeGroupsPass,

@@ -27,7 +27,7 @@ import platform
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -707,7 +707,7 @@ class CpuRuntime:
     def __init__(
         self,
         artifact: Artifact,
-        weights: Sequence[np.ndarray],
+        weights: Iterable[np.ndarray],
         *,
         workers: int | None = None,
         progress: Callable[[str], None] | None = None,

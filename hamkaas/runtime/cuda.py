@@ -7,7 +7,7 @@ downloads of its outputs. A call writes the inputs into pinned memory, launches 
 import ctypes
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import cache
 from typing import Any
@@ -98,7 +98,7 @@ class CudaRuntime:
     def __init__(
         self,
         artifact: Artifact,
-        weights: Sequence[np.ndarray[Any, Any]],
+        weights: Iterable[np.ndarray[Any, Any]],
         *,
         progress: Callable[[str], None] | None = None,
     ):
@@ -177,7 +177,7 @@ class CudaRuntime:
                 _Staging(self._device_memory(stack, size), pinned, offsets, arrays, len(program.inputs))
             )
 
-    def _upload(self, weights: Sequence[np.ndarray[Any, Any]]) -> None:
+    def _upload(self, weights: Iterable[np.ndarray[Any, Any]]) -> None:
         """Copies weights through two pinned pieces in turn, so that reading a file and uploading overlap."""
         with ExitStack() as stack:
             pieces = [self._pinned_memory(stack, UPLOAD_CHUNK) for _ in range(2)]

@@ -5,6 +5,7 @@ values. The scores of one query stay in the block's own memory.
 """
 
 from functools import partial
+from itertools import product
 
 from xdsl.ir import SSAValue
 
@@ -14,10 +15,13 @@ from hamkaas.errors import CompileError
 from hamkaas.schedules.elements import Position, shape_of
 from hamkaas.schedules.index import Index, Lane
 from hamkaas.schedules.lowering import Lowering
-from hamkaas.schedules.team import Span, Team
+from hamkaas.schedules.team import WARP, Span, Team
 
-CUDA_THREADS = 128
-"""Threads of a block."""
+CUDA_THREADS, CUDA_MANY_THREADS, CUDA_MANY_FROM = 128, 512, 513
+"""Threads of a block, and of one over a cache of so many positions or more."""
+
+CUDA_AT_ONCE = 4
+"""Positions whose keys or values a thread has in flight."""
 
 MAX_POSITIONS = 8192
 """Positions whose scores fit the block's own memory beside the partial sums: 32 KiB."""
@@ -33,7 +37,9 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> tuple[int, i
     positions, kv_heads, _ = shape_of(op.keys)
     if positions > MAX_POSITIONS:
         raise CompileError(f"hamkaas.attention: expected a cache of at most {MAX_POSITIONS} positions, got {positions}")
-    threads = CUDA_THREADS if lowering.target == "cuda" else 1
+    threads = 1
+    if lowering.target == "cuda":
+        threads = CUDA_MANY_THREADS if positions >= CUDA_MANY_FROM else CUDA_THREADS
     grid = heads * (queries[0] if queries else 1)
     block = b.block_id(grid)
     query, head = block // heads, block % heads
@@ -41,25 +47,46 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> tuple[int, i
     thread = b.thread_id(threads) if threads > 1 else Index.of(0)
     width = next(lanes for lanes in (lowering.lanes, 4, 2, 1) if lanes <= lowering.lanes and d % lanes == 0)
     team = Team(b, threads, lowering.lanes, thread)
-    alone = Team(b, 1, width, Index.of(0), unroll=2, chains=True)
+    # the threads that share one position: neighbours read neighbours of its key
+    sharing = min(WARP, _power_of_two(d // width), threads)
+    member = b.var(b.index(thread % sharing), sharing, "member") if sharing > 1 else Index.of(0)
+    few = Team(b, sharing, width, member, unroll=d // width // sharing if threads > 1 else 2, chains=threads == 1)
     length = e.index_at(op.length, query if queries else Index.of(0), positions + 1)
     scores = b.shared(positions)
     at = (query, head) if queries else (head,)
 
     def score(j: Index) -> SSAValue:
-        def product(c: Index) -> list[SSAValue]:
+        def pair(c: Index) -> list[SSAValue]:
             return [b.mul(e.at(op.query, (*at, c)), e.at(op.keys, (j, group, c)))]
 
-        (total,) = alone.reduce(Span(d), [Combine.ADD], product)
+        (total,) = few.reduce(Span(d), [Combine.ADD], pair)
         return b.mul(total, b.real(op.scale.value.data))
 
-    def score_of(number: SSAValue, largest: list[SSAValue]) -> list[SSAValue]:
-        value = score(b.var(number, positions, "j"))
-        b.store(value, scores, number)
-        return [b.combine(Combine.MAX, largest[0], value)]
-
     lowest = b.real(float("-inf"))
-    (largest,) = b.loop(b.index(thread), b.index(length), threads, [lowest], score_of, "j")
+    teams = threads // sharing
+    at_once = CUDA_AT_ONCE if threads > 1 else 1
+
+    def rows(first: SSAValue, step: int) -> list[Index]:
+        """Positions first, first + step, ...; the last one in place of those behind it, where it does no harm."""
+        if at_once == 1:
+            return [b.var(first, positions, "j")]
+        last = b.sub(b.index(length), b.number(1))
+        start = b.var(first, positions, "first")
+        return [b.var(b.minimum(b.index(start + n * step), last), positions, "j") for n in range(at_once)]
+
+    def score_of(first: SSAValue, largest: list[SSAValue]) -> list[SSAValue]:
+        # all threads take part in all rounds, since those of a warp exchange registers
+        mine = b.index(b.var(first, positions, "first") + thread // sharing) if teams > 1 else first
+        some = rows(mine, teams)
+        for j, c in product(some, few.straight(Span(d)) if threads > 1 else []):
+            e.at(op.keys, (j, group, c))  # on their way before the first is used
+        for j in some:
+            value = score(j)
+            b.store(value, scores, b.index(j))
+            largest = [b.combine(Combine.MAX, largest[0], value)]
+        return largest
+
+    (largest,) = b.loop(b.number(0), b.index(length), teams * at_once, [lowest], score_of, "first")
     (largest,) = team.across([largest], [partial(b.combine, Combine.MAX)])
     if threads > 1:
         b.barrier()
@@ -79,12 +106,19 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> tuple[int, i
         """The sums over positions first, first + by, ... of weight * value, for some chunks of the head."""
 
         def add(number: SSAValue, sums: list[SSAValue]) -> list[SSAValue]:
-            j = b.var(number, positions, "j")
-            w = b.load(scores, number)
-            return [b.add(s, b.mul(w, e.at(op.values, (j, group, c)))) for s, c in zip(sums, chunks, strict=True)]
+            some = rows(number, by)
+            for j, c in product(some, chunks if at_once > 1 else []):
+                e.at(op.values, (j, group, c))
+            for place, j in enumerate(some):
+                w = b.load(scores, b.index(j))
+                if place:
+                    here = b.compare("slt", b.add(number, b.number(place * by)), b.index(length))
+                    w = b.select(here, w, b.real(0.0))
+                sums = [b.add(s, b.mul(w, e.at(op.values, (j, group, c)))) for s, c in zip(sums, chunks, strict=True)]
+            return sums
 
         zero = b.real(0.0, width)
-        return b.loop(b.index(first), b.index(length), by, [zero] * len(chunks), add, "j")
+        return b.loop(b.index(first), b.index(length), by * at_once, [zero] * len(chunks), add, "j")
 
     def finish(chunk: Index, sum: SSAValue) -> None:
         place: Position = (*at, chunk)
@@ -127,3 +161,8 @@ def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> tuple[int, i
 
     b.when(b.compare("slt", b.index(thread), b.number(number_of_chunks)), join)
     return grid, threads
+
+
+def _power_of_two(number: int) -> int:
+    """The largest power of two that divides a number."""
+    return number & -number

@@ -17,8 +17,9 @@ from math import gcd
 from xdsl.ir import SSAValue
 
 from hamkaas.dialects import hamkaas
+from hamkaas.dialects.hamkaas import tensor_type
 from hamkaas.dialects.kernel import Combine
-from hamkaas.schedules.elements import Position, shape_of
+from hamkaas.schedules.elements import Position, element_bytes, shape_of
 from hamkaas.schedules.index import Index, Lane, Var
 from hamkaas.schedules.lowering import Lowering
 from hamkaas.schedules.team import WARP, Span, Team
@@ -274,23 +275,41 @@ class VectorShape:
     columns: int
 
 
-def vector_shape(n: int, k: int) -> VectorShape:
-    """The shape for a product [n] x [n, k]."""
-    return VectorShape(256, WARP, 1 if k < 2048 else 2 if k < 8192 else 4)
+def vector_shape(n: int, total: int) -> VectorShape:
+    """The shape for a product [n] x [n, k], of a kernel with this many columns in all its products.
+
+    A whole block works on two columns at a time, so that all of its loads are in flight at once. Measured on an H200
+    over blocks of 128 and 256, teams of a warp and of a block, and 1, 2 and 4 columns: see docs/performance.md.
+    """
+    threads = 128 if min(n, total) <= 512 else 256
+    return VectorShape(threads, threads, 2)
+
+
+def _columns(lowering: Lowering) -> int:
+    """Columns of all products of the kernel, in all its parts: these share one size of block."""
+    return sum(shape_of(op.result)[-1] for op in lowering.group.body.block.ops if isinstance(op, hamkaas.MatmulOp))
+
+
+def _wide_lanes(lowering: Lowering, product: Product) -> int:
+    """Lanes of a vector along the inner axis: 16 bytes of the matrix, or fewer where the axis has no such parts."""
+    source = lowering.elements.source(product.ops[0].rhs, product.rhs_at(*[Index.of(0)] * 3))
+    bytes = 4 if source is None else element_bytes(tensor_type(source[0]).element_type)
+    return gcd(16 // bytes, product.n)
 
 
 def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     """One row: each team of threads takes a few columns and runs along k with 16-byte loads, many in flight."""
     b, e = lowering.builder, lowering.elements
-    shape = vector_shape(product.n, product.k)
+    shape = vector_shape(product.n, _columns(lowering))
+    lanes = _wide_lanes(lowering, product)
     columns = min(_even(shape.columns, product.k, _pairs(lowering)), product.k)
     teams = shape.block // shape.team
     tiles = -(-product.k // columns)
     grid = -(-tiles // teams)
     thread = b.thread_id(shape.block)
-    rounds = -(-product.n // (lowering.lanes * shape.team))
+    rounds = -(-product.n // (lanes * shape.team))
     member = thread if teams == 1 else b.var(b.index(thread % shape.team), shape.team, "lane")
-    team = Team(b, shape.team, lowering.lanes, member, unroll=min(rounds, VECTORS // (columns * len(product.ops))) or 1)
+    team = Team(b, shape.team, lanes, member, unroll=min(rounds, VECTORS // (columns * len(product.ops))) or 1)
     number = b.index(b.block_id(grid) * teams + thread // shape.team)
     zero = Index.of(0)
     norm = _norm(lowering, product)
@@ -333,19 +352,20 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
 
 
 def _cuda_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
-    """One row: a warp's threads are neighbouring columns; the block's warps take every eighth k and add up."""
+    """One row: a warp's threads are neighbouring columns; the block's warps take a share of k and add up."""
     b, e = lowering.builder, lowering.elements
-    warps, columns = CUDA_THREADS // WARP, WARP * _pairs(lowering)
+    threads = vector_shape(product.n, _columns(lowering)).block
+    warps, columns = threads // WARP, WARP * _pairs(lowering)
     per_thread = columns // WARP
     grid = -(-product.k // columns)
-    thread = b.thread_id(CUDA_THREADS)
+    thread = b.thread_id(threads)
     warp, lane = thread // WARP, thread % WARP
     first = b.block_id(grid) * columns
     sums_of_warp = columns * len(product.ops)
     partial_sums = b.shared(warps * sums_of_warp)
     zero = Index.of(0)
     if (norm := _norm(lowering, product)) is not None:
-        _normalize(lowering, norm, Team(b, CUDA_THREADS, lowering.lanes, thread))
+        _normalize(lowering, norm, Team(b, threads, lowering.lanes, thread))
 
     def column(of_thread: Index, number: int) -> Index:
         j = first + of_thread * per_thread + number
@@ -382,7 +402,7 @@ def _cuda_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
             b.when(inside, lambda place=place: lowering.store_output(product.ops[0].result, place))
 
     b.when(b.compare("slt", b.index(thread), b.number(WARP)), finish)
-    return grid, CUDA_THREADS
+    return grid, threads
 
 
 def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> tuple[int, int]:
@@ -413,6 +433,11 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> tupl
                 value = b.select(inside, value, b.real(0.0))
             b.store(value, into, b.index(n * stride + x))
 
+    def within(first: Index, size: int) -> Index:
+        """The same index, known to lie in the axis: what is stored is, and views are simpler where that is known."""
+        step = gcd(micro, size)
+        return first if size % tile == 0 else b.var(b.index(first // step), -(-size // step), "first") * step
+
     def load_left(n: Index, x: Index) -> SSAValue:
         return e.at(product.lhs, product.lhs_at(batch, clamped(i0 + x, product.m, product.m % tile == 0), n))
 
@@ -441,19 +466,17 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> tupl
 
     zeros = [b.real(0.0)] * (micro * micro * len(product.ops))
     sums = b.loop(b.number(0), b.number(-(-product.n // depth)), 1, zeros, step, "stage")
-    # beyond the matrix a thread computes columns that exist, so that what follows can index them, and stores nothing
-    unit = gcd(micro, product.k)
-    groups = [(j0 + mine_j + j) // unit for j in range(0, micro, unit)]
-    starts = [clamped(group, product.k // unit, product.k % tile == 0) * unit for group in groups]
+    first_i, unit = within(i0 + mine_i, product.m), gcd(micro, product.k)
+    starts = [within(j0 + mine_j + j, product.k) for j in range(0, micro, unit)]
     columns = [start + j for start in starts for j in range(unit)]
-    places = [product.result_at(batch, i0 + mine_i + i, column) for i in range(micro) for column in columns]
+    places = [product.result_at(batch, first_i + i, column) for i in range(micro) for column in columns]
     if len(places[0]) == 1:  # [n] x [n, k] with a batch cannot be: rank 1 means one row
         raise AssertionError("a tiled product has rows")
     _keep(lowering, product, places, sums)
-    for number, place in enumerate(places):
+    for place in places:
         conditions = [
             b.compare("slt", b.index(index), b.number(size))
-            for index, size in ((place[-2], product.m), (j0 + mine_j + number % micro, product.k))
+            for index, size in ((place[-2], product.m), (place[-1], product.k))
             if size % tile
         ]
         if not conditions:

@@ -54,7 +54,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Team:
-    """`threads` threads, of which this is number `thread`, each with `lanes` vector lanes."""
+    """`threads` threads, of which this is number `thread`, each with `lanes` vector lanes.
+
+    Up to a warp, a power of two, or whole warps: then they are all threads of the block.
+    """
 
     builder: Builder
     threads: int
@@ -120,10 +123,10 @@ class Team:
         if self.threads == 1:
             return list(values)
         b = self.builder
-        for mask in (16, 8, 4, 2, 1):
+        for mask in [mask for mask in (16, 8, 4, 2, 1) if mask < self.threads]:
             values = [join(value, b.shuffle_xor(value, mask)) for value, join in zip(values, combine, strict=True)]
-        if self.threads == WARP:
-            return values
+        if self.threads <= WARP:
+            return list(values)
         warps = self.threads // WARP
         slots = [b.shared(warps, value.type) for value in values]
         if b.depth:

@@ -1,5 +1,6 @@
 """Llama 2 on the CUDA target: the exact text and the logits of llama2.c."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 
 import hamkaas as hk
 from hamkaas.models.llama2 import (
+    BOS,
     ModelFeed,
     Sampler,
     TextStream,
+    Transformer,
     Xorshift,
     build_graphs,
     build_step,
@@ -48,3 +51,15 @@ def test_greedy_text(models: Path, prompt: str, expected: str) -> None:
         pairs = generate(feed, tokenizer.encode(prompt), Sampler(0, 0.9, Xorshift(1)), 256, checkpoint.stop)
         text = "".join(stream.push(token, previous) for token, previous in pairs)
     assert text + stream.finish() + "\n" == (models / "expected" / expected).read_text()
+
+
+def test_generation_on_the_device(models: Path) -> None:
+    checkpoint = load_checkpoint(models / "stories260K.bin")
+    tokenizer = load_tokenizer(models / "tok512.bin", checkpoint.config.vocab_size)
+    stream = TextStream(tokenizer)
+    with hk.compile(Transformer(checkpoint.config, checkpoint.weights).decode(), target="cuda") as model:
+        model["start"](token=np.array([BOS]), position=np.array([0]))
+        tokens, position = model["next"].evaluate({}, times=256)
+    assert position[0] == 256
+    text = "".join(stream.push(int(token), int(previous)) for previous, token in pairwise(tokens[:257]))
+    assert text + stream.finish() + "\n" == (models / "expected" / "empty_prompt_t0_n256.txt").read_text()

@@ -17,7 +17,7 @@ LAYERS = (
     ("dialects", "runtime"),
     ("schedules", "frontend", "codegen", "interpreters"),
     ("passes",),
-    ("pipeline",),
+    ("pipeline", "weights"),
     ("universe",),
     ("api",),
     ("tools", "models"),

@@ -63,9 +63,30 @@ class Transformer:
 
     def step(self) -> hk.Tensor:
         """See `build_step`."""
-        token, position, length = (hk.InputTensor(name, "int64", [1]) for name in ("token", "position", "length"))
+        return self._step(*(hk.InputTensor(name, "int64", [1]) for name in ("token", "position", "length")))
+
+    def _step(self, token: hk.Tensor, position: hk.Tensor, length: hk.Tensor) -> hk.Tensor:
         x = self._weight("tok_embeddings", token).reshape(self.config.dim)
         return self._logits(self._layers(x, _Place(self, 1, position, position, length, length)))
+
+    def decode(self) -> dict[str, Sequence[hk.Tensor]]:
+        """Greedy generation without the host: the graphs "start" and "next".
+
+        "start" puts an input `token` at an input `position` (int64 [1] each), from where generation goes on; "next"
+        takes no input, computes what follows and moves on by one position. Both give the tokens so far, int64
+        [max_positions], and the position, int64 [1]. At the end of the context "next" is a `RuntimeFault`.
+        """
+        tokens = hk.BufferTensor("int64", [self.config.max_positions], "tokens")
+        place = hk.BufferTensor("int64", [1], "position")
+        successor = hk.ConstantTensor(np.arange(1, self.config.max_positions + 2, dtype=np.int64), "successor")
+        token, position = (hk.InputTensor(name, "int64", [1]) for name in ("token", "position"))
+        started = tokens.replace(token, position, successor.gather(position))
+        length = successor.gather(place)
+        following = self._step(tokens.gather(place), place, length).argmax()
+        return {
+            "start": [started, place.replace(position, 0, 1)],
+            "next": [tokens.replace(following, length, successor.gather(length)), place.replace(length, 0, 1)],
+        }
 
     def chunk(self, size: int, *, all_rows: bool = False) -> hk.Tensor:
         """Logits after a chunk of `size` tokens: [vocab_size] after token number `row`, or [size, vocab_size].

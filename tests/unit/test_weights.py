@@ -1,0 +1,40 @@
+"""Weights in fewer bits: what arrays become, and what that does to results."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hamkaas as hk
+from hamkaas.weights import quantize
+
+
+@pytest.mark.parametrize("group", [1, 4, 16])
+def test_quantize(group: int) -> None:
+    array = np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32)
+    array[2] = 0
+    values, scales = quantize(array, group)
+    assert (values.dtype, scales.shape) == (np.int8, (5, 16 // group))
+    steps = np.repeat(scales, group, axis=1)
+    assert np.all(np.abs(values * steps - array) <= 0.5001 * steps)
+    assert np.abs(values.reshape(5, -1, group)).max(axis=2)[[0, 1, 3, 4]].min() == 127
+
+
+@pytest.mark.parametrize(("weights", "error"), [("f32", 1e-6), ("f16", 1e-3), ("bf16", 8e-3), ("i8", 1e-2)])
+@pytest.mark.parametrize("n", [64, 40, 7])
+def test_products(weights: Any, error: float, n: int) -> None:
+    rng = np.random.default_rng(2)
+    table, w = (rng.standard_normal((30, n)).astype(np.float32) for _ in range(2))
+    x = hk.InputTensor("x", "int64", [1])
+    graph = hk.ConstantTensor(table).gather(x).reshape(n) @ hk.ConstantTensor(w).permute(1, 0)
+    with hk.compile(graph, target="cpu", weights=weights) as model:
+        found = model(x=np.array([7]))
+        assert all(spec.dtype != "float32" for spec in model.artifact.weights if weights in ("f16", "bf16"))
+    expected = w @ table[7]
+    assert np.abs(found - expected).max() <= error * np.abs(expected).max() * 3
+    assert weights == "f32" or np.any(found != expected)
+
+
+def test_unknown_precision() -> None:
+    with pytest.raises(hk.CompileError, match="expected weights of f32, f16, bf16, i8, got 'f8'"):
+        hk.compile(hk.InputTensor("x", "float32", [1]).relu(), target="cpu", weights="f8")  # type: ignore[arg-type]
