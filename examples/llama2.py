@@ -30,6 +30,7 @@ from hamkaas.models.llama2 import (
     TEMPLATES,
     Chat,
     Checkpoint,
+    Config,
     Meter,
     ModelFeed,
     Sampler,
@@ -44,6 +45,7 @@ from hamkaas.models.llama2 import (
     load_tokenizer,
     model_rows,
     perplexity,
+    with_template,
 )
 
 INTERRUPTED = 130
@@ -51,6 +53,9 @@ INTERRUPTED = 130
 
 ROWS = 64
 """Positions whose logits a perplexity computes at once."""
+
+MOST_POSITIONS = 8192
+"""The context that is used of models that have more, unless -c asks for more."""
 
 
 def main() -> int:
@@ -163,7 +168,7 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     if not options.model.exists():
         parser.error(f"{options.model}: no such file")
     for path in (options.tokenizer, options.prompts, options.perplexity):
-        if path is not None and not path.is_file():
+        if path is not None and (not path.exists() or path.is_dir()):
             parser.error(f"{path}: no such file")
     modes = {"-m chat": options.mode == "chat", "--prompts": options.prompts, "--perplexity": options.perplexity}
     if len(given := [name for name, value in modes.items() if value]) > 1:
@@ -202,19 +207,25 @@ def load(options: argparse.Namespace) -> Checkpoint:
     """The model, with a tokenizer, and with no more of a context than is wanted."""
     with status("loading", options.quiet) as update:
         checkpoint = load_checkpoint(options.model, update)
-        if options.context is not None and options.context < checkpoint.config.max_positions:
-            checkpoint = replace(checkpoint, config=replace(checkpoint.config, max_positions=options.context))
+        checkpoint = replace(checkpoint, config=cut_context(options, checkpoint.config))
+        if options.tokenizer is not None or checkpoint.tokenizer is None:
+            beside = (options.model if options.model.is_dir() else options.model.parent) / "tokenizer.bin"
+            path = options.tokenizer or (beside if beside.exists() else Path("tokenizer.bin"))
+            checkpoint = replace(checkpoint, tokenizer=load_tokenizer(path, checkpoint.config.vocab_size))
         if options.template is not None:
-            checkpoint = replace(checkpoint, chat_template=TEMPLATES[options.template])
+            checkpoint = with_template(checkpoint, options.template)
         if options.mode == "chat" and checkpoint.chat_template is None:
             raise hk.CheckpointError(
                 f"{options.model}: expected a model with a chat template for -m chat, got none (--template names some)"
             )
-        if options.tokenizer is None and checkpoint.tokenizer is not None:
-            return checkpoint
-        beside = options.model.parent / "tokenizer.bin"
-        path = options.tokenizer or (beside if beside.exists() else Path("tokenizer.bin"))
-        return replace(checkpoint, tokenizer=load_tokenizer(path, checkpoint.config.vocab_size))
+        return checkpoint
+
+
+def cut_context(options: argparse.Namespace, config: Config) -> Config:
+    """No more positions than are wanted; each takes memory for its keys and values."""
+    if options.context is None and config.max_positions > MOST_POSITIONS and not options.quiet:
+        print(f"# using {MOST_POSITIONS} positions of the context of {config.max_positions}", file=sys.stderr)
+    return replace(config, max_positions=min(options.context or MOST_POSITIONS, config.max_positions))
 
 
 def encode_texts(

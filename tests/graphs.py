@@ -132,6 +132,8 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
         label = f"{heads}x{kv}x{d}x{positions}"
         yield f"attention-{label}", lambda a=heads, b=kv, c=d, e=positions: _attention(a, b, c, e)
     yield "rope-epilogue", _rope
+    for rows, heads, d in ((1, 3, 2), (5, 4, 8), (64, 3, 24), (70, 6, 48), (3, 1, 6)):
+        yield f"rope-rows-{rows}x{heads}x{d}", lambda a=rows, h=heads, d=d: _rope_rows(a, h, d)
     yield "residual-epilogue", _residual
     yield "gated", _gated
     for n, k in ((40, 88), (64, 33), (7, 5), (300, 64)):
@@ -225,6 +227,16 @@ def _rope() -> Case:
     query = (x @ m.real(32, 48).permute(1, 0)).reshape(4, 4, 2).complex_hadamard_product(table.gather(m.index(3)))
     cache = m.real(20, 4, 8).replace(query.reshape(1, 4, 8), m.index(5), m.index(6))
     return m.case(query.reshape(4, 8), cache)
+
+
+def _rope_rows(rows: int, heads: int, d: int) -> Case:
+    """Heads of several tokens, turned by the token's angles and put into a cache."""
+    m = Maker(23)
+    x, table = m.real(rows, 40), m.real(90, d // 2, 2)
+    turns = table.gather(m.index(*range(7, 7 + rows))).gather(m.index(*np.repeat(np.arange(rows), heads)))
+    pairs = (x @ m.real(heads * d, 40).permute(1, 0)).reshape(rows * heads, d // 2, 2)
+    key = pairs.complex_hadamard_product(turns).reshape(rows, heads, d)
+    return m.case(m.real(80, heads, d).replace(key, m.index(4), m.index(4 + rows)))
 
 
 def _residual() -> Case:

@@ -466,8 +466,10 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> tupl
 
     zeros = [b.real(0.0)] * (micro * micro * len(product.ops))
     sums = b.loop(b.number(0), b.number(-(-product.n // depth)), 1, zeros, step, "stage")
-    first_i, first_j = within(i0 + mine_i, product.m), within(j0 + mine_j, product.k)
-    places = [product.result_at(batch, first_i + i, first_j + j) for i in range(micro) for j in range(micro)]
+    first_i, unit = within(i0 + mine_i, product.m), gcd(micro, product.k)
+    starts = [within(j0 + mine_j + j, product.k) for j in range(0, micro, unit)]
+    columns = [start + j for start in starts for j in range(unit)]
+    places = [product.result_at(batch, first_i + i, column) for i in range(micro) for column in columns]
     if len(places[0]) == 1:  # [n] x [n, k] with a batch cannot be: rank 1 means one row
         raise AssertionError("a tiled product has rows")
     _keep(lowering, product, places, sums)

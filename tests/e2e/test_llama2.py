@@ -2,14 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import llama_reference
+import numpy as np
 import pytest
+
+from hamkaas.models.llama2 import load_checkpoint, load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 RUNNER = ROOT / "examples" / "llama2.py"
@@ -63,14 +69,117 @@ def test_utf8(models: Path) -> None:
     assert "".join(c for c in done.stdout if c.isascii()) == expected
 
 
+def test_compat_has_the_bytes_of_llama2c(models: Path) -> None:
+    command = [sys.executable, RUNNER, models / "stories260K.bin", "-z", models / "tok512.bin", "-t", "0", "-n", "64"]
+    done = subprocess.run([*command, "-q", "--compat", "-i", "Zoë has 3 ☂ umbrellas"], capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == (models / "expected" / "utf8_t0_n64.txt").read_bytes()
+
+
+def test_a_prompt_that_takes_several_chunks(models: Path) -> None:
+    # the text of llama2.c as the prompt, but for its end: what follows must be its end
+    expected = (models / "expected" / "donald_duck_t0_n256.txt").read_text()
+    prompt = expected[:400]
+    done = run(models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-n", 256, "-i", prompt)
+    assert done.stdout == expected
+    assert int(re.search(r"prompt (\d+)", done.stderr)[1]) > 128  # type: ignore[index]
+
+
+def test_prompts_from_a_file(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("Once upon a time\n\nDonald was a little duck\n")
+    done = run(models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "--prompts", tmp_path / "prompts.txt")
+    texts = [models / "expected" / f"{name}_t0_n256.txt" for name in ("once_upon_a_time", "donald_duck")]
+    assert (done.returncode, done.stdout) == (0, "".join(text.read_text() for text in texts))
+
+
+def test_stop_strings(models: Path) -> None:
+    model = [models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-i", "Once upon a time"]
+    done = run(*model, "--stop", "Lily. She loved", "--stop", "nowhere to be found")
+    assert (done.returncode, done.stdout) == (0, "Once upon a time, there was a little girl named \n")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--top-k", 1],
+        ["--min-p", 1],
+        ["--top-k", 1, "--min-p", 0.5, "-p", 0.5, "-s", 5],
+    ],
+)
+def test_the_likeliest_token_is_left(models: Path, options: list[object]) -> None:
+    done = run(models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 1, "-i", "Once upon a time", *options)
+    assert done.stdout == (models / "expected" / "once_upon_a_time_t0_n256.txt").read_text()
+
+
+def test_seeds_and_penalty(models: Path) -> None:
+    model = [models / "stories260K.bin", "-z", models / "tok512.bin", "-n", 64, "-q"]
+    first, again, other = (run(*model, "-s", seed).stdout for seed in (7, 7, 8))
+    assert first == again != other
+    assert run(*model, "-t", 0, "--repetition-penalty", 1.5).stdout != run(*model, "-t", 0).stdout
+
+
+def test_chat_with_a_template_of_ours(models: Path) -> None:
+    model = [models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-c", 100, "--target", "cpu"]
+    done = run(*model, "-m", "chat", "--template", "llama2", "-y", "be nice", "-i", "hi")
+    assert (done.returncode, len(done.stdout) > 20) == (0, True)
+    assert "# the context is full; /reset begins a new conversation\n" in done.stderr
+
+
+def test_timing(models: Path) -> None:
+    done = run(models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-n", 8, "-i", "Once", "--timing")
+    *times, report = done.stderr.splitlines()
+    assert report.startswith("# 8 tokens: prompt ")
+    assert all(re.fullmatch(r"position \d+: \d+\.\d{3} ms", line) for line in times)
+    assert len(times) == int(re.search(r"decode (\d+)", report)[1])  # type: ignore[index]
+
+
+def test_dump(models: Path, tmp_path: Path) -> None:
+    model = [models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-n", 2, "--target", "cpu"]
+    done = run(*model, "--dump", tmp_path / "dump")
+    assert done.returncode == 0
+    names = {file.name for file in (tmp_path / "dump").iterdir()}
+    assert {"00-graph.mlir", "code.ll", "plan.txt"} < names
+    done = run(*model, "--dump", models / "tok512.bin" / "dump")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("llama2.py: error: ")
+
+
+@pytest.mark.parametrize("context", [5, 64, 100, 512])
+def test_perplexity(models: Path, tmp_path: Path, context: int) -> None:
+    model, text = models / "stories260K.bin", models / "expected" / "once_upon_a_time_t0_n256.txt"
+    done = run(model, "-z", models / "tok512.bin", "--perplexity", text, "-c", context, "--json", tmp_path / "s.json")
+    assert done.returncode == 0
+    value, tokens = re.match(r"perplexity ([\d.]+) of (\d+) tokens; windows of (\d+)", done.stdout).group(1, 2)  # type: ignore[union-attr]
+    checkpoint = load_checkpoint(model)
+    ids = load_tokenizer(models / "tok512.bin", 512).encode(text.read_text())
+    assert int(tokens) == len(ids) - 1
+    # the oracle looks at each token alone, with the window that the rule says
+    nats, step = 0.0, max(context // 2, 1)
+    rows: dict[int, np.ndarray] = {}
+    for place in range(1, len(ids)):
+        begin = 0 if place <= context else -(-(place - context) // step) * step
+        if begin not in rows:
+            weights = checkpoint.weights
+            rows[begin] = llama_reference.logits(checkpoint.config, weights, ids[begin : begin + context])  # type: ignore[arg-type]
+        nats -= np.log(llama_reference.softmax(rows[begin][place - begin - 1])[ids[place]])
+    assert float(value) == pytest.approx(np.exp(nats / (len(ids) - 1)), rel=1e-3)
+
+
+def test_the_end_of_the_context_is_said(models: Path) -> None:
+    done = run(models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-n", 0, "-c", 32, "-i", "Once")
+    assert done.returncode == 0
+    assert "# the context of 32 positions is full\n" in done.stderr
+
+
 def test_statistics_as_json(models: Path, tmp_path: Path) -> None:
     done = run(
         models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-n", 8, "-q", "--json", tmp_path / "s.json"
     )
     assert done.stderr == ""
     statistics = json.loads((tmp_path / "s.json").read_text())
-    assert statistics["tokens"] == 8
-    assert statistics["tokens_per_second"] > 0
+    assert statistics["tokens"] == statistics["prompt_tokens"] + statistics["decode_tokens"] == 8
+    numbers = ("tokens_per_second", "prompt_tokens_per_second", "first_token_seconds", "peak_memory_bytes", "seed")
+    assert all(statistics[name] > 0 for name in numbers)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +192,21 @@ def test_statistics_as_json(models: Path, tmp_path: Path) -> None:
         (["{model}", "-z", "{tok}", "-p", "1.5"], "argument -p/--top-p: expected between 0 and 1, got 1.5"),
         (["{model}", "-z", "{tok}", "-n", "-3"], "argument -n/--steps: expected at least 0, got -3"),
         (["{model}", "-z", "{tok}", "-n", "many"], "argument -n/--steps: invalid int value: 'many'"),
+        (["{model}", "-z", "{tok}", "--top-k", "-1"], "argument --top-k: expected at least 0, got -1"),
+        (["{model}", "-z", "{tok}", "--min-p", "2"], "argument --min-p: expected between 0 and 1, got 2.0"),
+        (["{model}", "-z", "{tok}", "--repetition-penalty", "0"], "expected more than 0, got 0.0"),
+        (["{model}", "-z", "{tok}", "--stop", ""], "argument --stop: expected a text, got an empty one"),
+        (["{model}", "-z", "{tok}", "-c", "0"], "argument -c/--context: expected at least 1, got 0"),
+        (["{model}", "-z", "{tok}", "--prompts", "nothing.txt"], "nothing.txt: no such file"),
+        (
+            ["{model}", "-z", "{tok}", "--prompts", "/dev/null"],
+            "/dev/null: expected a prompt on each line, got no text",
+        ),
+        (["{model}", "-z", "{tok}", "--prompts", "{model}"], "stories260K.bin: expected UTF-8, got byte"),
+        (["{model}", "-z", "{tok}", "--perplexity", "nothing.txt"], "nothing.txt: no such file"),
+        (["{model}", "--prompts", "{tok}", "--perplexity", "{tok}"], "expected one of --prompts and --perplexity"),
+        (["{model}", "-z", "{tok}", "-m", "chat", "--template", "x"], "argument --template: invalid choice: 'x'"),
+        (["{models}", "-z", "{tok}"], "config.json: cannot be read: No such file or directory"),
         (["{model}", "hot", "256", "Once"], "argument TEMPERATURE: expected float, got 'hot'"),
         (["{model}", "0", "256", "Once", "more"], "expected MODEL TEMPERATURE STEPS PROMPT, got 5 arguments"),
         (["{model}", "-z", "{tok}", "-i", "cat " * 600], "the prompt has 1202 tokens, more than the context of 512"),
@@ -137,6 +261,26 @@ def test_full_disk(models: Path) -> None:
     done = run(models / "stories260K.bin", "-z", models / "tok512.bin", "-n", 4, "-q", "--json", "/dev/full")
     assert done.returncode == 1
     assert done.stderr == "llama2.py: error: No space left on device\n"
+
+
+def test_memory_while_a_checkpoint_of_a_gigabyte_runs(models: Path, tmp_path: Path) -> None:
+    dim, hidden, layers, vocab = 2048, 5120, 4, 32000
+    sizes = (dim, hidden, layers, 16, 16, vocab, 128)
+    bytes = 28 + 4 * (vocab * dim + layers * (2 * dim + 4 * dim * dim + 3 * hidden * dim) + dim + 128 * dim // 16)
+    assert bytes > 1e9
+    if (free := shutil.disk_usage(tmp_path).free) < 2 * bytes:
+        pytest.skip(f"expected {2 * bytes} bytes free in {tmp_path}, got {free}")
+    with (tmp_path / "model.bin").open("wb") as file:
+        file.write(struct.pack("<7i", *sizes))
+        file.truncate(bytes)  # a file of zeros: it takes as much memory as any other
+    statistics = tmp_path / "s.json"
+    prompt = "the quick brown fox jumps over the lazy dog and runs"
+    done = run(
+        tmp_path / "model.bin", "-z", models / "tokenizer.bin", "-n", 24, "-q", "-t", 0, "--target", "cpu",
+        "-i", prompt, "--json", statistics
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(statistics.read_text())["peak_memory_bytes"] < 1.3e9
 
 
 @pytest.mark.parametrize("example", ["mnist.py", "compile_a_graph.py"])

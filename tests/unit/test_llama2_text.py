@@ -1,7 +1,9 @@
 """Tokens, text and sampling, against slow and obvious versions of the same."""
 
+import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hamkaas.models.llama2 import BOS, Sampler, ScoredTokenizer, TextStream, Xorshift, generate, load_tokenizer
+import hamkaas as hk
+from hamkaas.models.llama2 import (
+    BOS,
+    TEMPLATES,
+    Chat,
+    Checkpoint,
+    Config,
+    Sampler,
+    ScoredTokenizer,
+    StopStrings,
+    TextStream,
+    Xorshift,
+    generate,
+    load_tokenizer,
+    with_template,
+)
 
 PIECES = (b"<unk>", b"\n<s>\n", b"\n</s>\n", *(b"<0x%02X>" % byte for byte in range(256)))
 WORDS = (b" ", b"a", b"b", b"c", b"ab", b"bc", b"abc", b" a", b"aa", b"aaaa", b"ca", b"a b")
@@ -79,9 +96,10 @@ def test_control_characters_are_dropped() -> None:
 def test_control_tokens_in_a_chat() -> None:
     tokenizer = ScoredTokenizer(TOY.pieces, TOY.scores, frozenset((1, 2)))
     tokens = tokenizer.encode_turn("ab\n</s>\nc")
-    assert tokens == [TOY.token_of[b"ab"], 2, TOY.token_of[b"c"]]
+    # each text begins as a text of its own does, with a space
+    assert tokens == [*TOY.encode("ab")[1:], 2, *TOY.encode("c")[1:]]
     assert tokenizer.piece(2, 0) == b""
-    assert TOY.encode_turn("ab") == [TOY.token_of[b"ab"]]
+    assert TOY.encode_turn("ab") == TOY.encode("ab")[1:]
 
 
 # sampling
@@ -125,3 +143,109 @@ def test_a_stop_token_in_the_prompt_does_not_stop() -> None:
     sampler = Sampler(0, 0.9, Xorshift(1))
     assert list(generate(feed, [1, 2, 3], sampler, 10, {2})) == [(2, 1), (3, 2), (7, 3)]
     assert list(generate(feed, [1, 2, 3], sampler, 2, {2})) == [(2, 1), (3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("cuts", "allowed"),
+    [({"top_k": 1}, {1}), ({"top_k": 2}, {1, 3}), ({"top_k": 9}, set(range(5))), ({"min_p": 0.2}, {1, 3, 4})],
+)
+def test_cuts(cuts: dict[str, float], allowed: set[int]) -> None:
+    logits = np.array([0.1, 2.0, -1.0, 1.0, 0.5], np.float32)
+    sampler = Sampler(1.0, 1.0, Xorshift(3), **cuts)  # type: ignore[arg-type]
+    assert {sampler.sample(logits) for _ in range(1000)} == allowed
+
+
+def test_penalty() -> None:
+    logits = np.array([2.0, 1.5, -1.0, -1.1], np.float32)
+    sampler = Sampler(0, 1.0, Xorshift(1), penalty=1.5)
+    assert sampler.sample(logits) == 0
+    assert sampler.sample(logits, [0, 0]) == 1
+    assert Sampler(0, 1.0, Xorshift(1), penalty=1.2).sample(logits[2:], [0, 7 - 7]) == 1
+    np.testing.assert_array_equal(logits, np.array([2.0, 1.5, -1.0, -1.1], np.float32))
+
+
+# stop strings
+
+
+def up_to(text: str, stops: Sequence[str]) -> str:
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(places, default=len(text))]
+
+
+@given(st.lists(st.text("ab", max_size=4), max_size=8), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_stop_strings(pieces: list[str], stops: list[str]) -> None:
+    stream = StopStrings(stops)
+    shown = text = ""
+    for piece in pieces:
+        shown += stream.push(piece)
+        text += piece
+        assert text.startswith(shown)
+        if stream.found:
+            break
+        # held back is only what may yet become a stop string
+        held = text[len(shown) :]
+        assert not held or any(stop.startswith(held) for stop in stops)
+    assert stream.found == any(stop in text for stop in stops)
+    assert shown + stream.finish() == up_to(text, stops)
+
+
+def test_an_empty_stop_string_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected stop strings that are not empty"):
+        StopStrings(["a", ""])
+
+
+# chats
+
+
+def conversation(template: str) -> tuple[list[str], Chat]:
+    """What is fed, as text, and a chat with a model that answers "ab" and stops."""
+    fed: list[str] = []
+    answer = TOY.token_of[b"ab"]
+
+    def feed(tokens: Sequence[int], start: int) -> np.ndarray:
+        fed.append(b"".join(tokenizer.pieces[token] for token in tokens).decode())
+        return np.eye(len(TOY.pieces), dtype=np.float32)[2 if tokens[-1] == answer else answer]
+
+    tokenizer = TOY
+    config = Config(8, 8, 1, 1, 1, len(TOY.pieces), 400, True)
+    checkpoint = with_template(Checkpoint(config, {}, tokenizer), "llama2")
+    assert checkpoint.stop == {1, 2}
+    return fed, Chat(replace(checkpoint, chat_template=template), feed, Sampler(0, 0, Xorshift(1)), "be c")
+
+
+def test_template_of_llama2() -> None:
+    fed, chat = conversation(TEMPLATES["llama2"])
+    assert list(chat.reply("a b")) == ["ab"]
+    spelt = [re.sub("<0x([0-9A-F]{2})>", lambda byte: chr(int(byte[1], 16)), text) for text in fed]
+    bos, eos = TOY.pieces[1].decode(), TOY.pieces[2].decode()
+    first = f"{bos} [INST] <<SYS>>\nbe c\n<</SYS>>\n\na b [/INST]"
+    assert spelt == [first, "ab"]
+    fed.clear()
+    assert list(chat.reply("c")) == ["ab"]
+    spelt = [re.sub("<0x([0-9A-F]{2})>", lambda byte: chr(int(byte[1], 16)), text) for text in fed]
+    assert spelt[0].endswith(f"ab {eos}{bos} [INST] c [/INST]")
+
+
+def test_chatml() -> None:
+    fed, chat = conversation(TEMPLATES["chatml"])
+    list(chat.reply("a"))
+    spelt = re.sub("<0x([0-9A-F]{2})>", lambda byte: chr(int(byte[1], 16)), fed[0])
+    turns = (("system", "be c"), ("user", "a"))
+    parts = [f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns]
+    assert spelt == " " + "".join(parts) + "<|im_start|>assistant\n"
+
+
+def test_broken_templates() -> None:
+    with pytest.raises(hk.CheckpointError, match="the chat template of the model is broken"):
+        conversation("{% if %}")
+    _, chat = conversation("{{ raise_exception('no system') }}")
+    with pytest.raises(hk.InputError, match="refuses this conversation: no system"):
+        list(chat.reply("a"))
+
+
+def test_an_interrupted_answer_is_kept() -> None:
+    _, chat = conversation(TEMPLATES["chatml"])
+    answer = chat.reply("a")
+    assert next(answer) == "ab"
+    answer.close()  # type: ignore[attr-defined]
+    assert [message["content"] for message in chat.messages] == ["be c", "a", "ab"]

@@ -1,6 +1,6 @@
 """Llama 2: model files, tokenizers, graphs, sampling, the loop of generation, conversations and perplexity."""
 
-from hamkaas.models.llama2.chat import TEMPLATES, Chat
+from hamkaas.models.llama2.chat import TEMPLATES, Chat, with_template
 from hamkaas.models.llama2.checkpoint import Checkpoint, Quantized, Weight
 from hamkaas.models.llama2.config import Config
 from hamkaas.models.llama2.generate import (
@@ -60,4 +60,5 @@ __all__ = [
     "model_step",
     "parts",
     "perplexity",
+    "with_template",
 ]

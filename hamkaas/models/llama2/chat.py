@@ -1,6 +1,7 @@
 """Conversations: what a model's template makes of them, with the positions kept that it has already seen."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -10,7 +11,7 @@ from hamkaas.errors import CheckpointError, InputError
 from hamkaas.models.llama2.checkpoint import Checkpoint
 from hamkaas.models.llama2.generate import Feed, generate
 from hamkaas.models.llama2.sampler import Sampler
-from hamkaas.models.llama2.tokenizer import StopStrings, TextStream
+from hamkaas.models.llama2.tokenizer import BOS, EOS, ScoredTokenizer, StopStrings, TextStream
 
 TEMPLATES = {
     "llama2": (
@@ -28,6 +29,20 @@ TEMPLATES = {
     ),
 }
 """Templates by name, for models whose file has none."""
+
+
+def with_template(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """The model with a template of `TEMPLATES`. Tokenizers of llama2.c have no control tokens: BOS and EOS become some.
+
+    Raises `KeyError` for a template that does not exist.
+    """
+    tokenizer = checkpoint.tokenizer
+    if isinstance(tokenizer, ScoredTokenizer) and not tokenizer.control and len(tokenizer.pieces) > EOS:
+        bos_text, eos_text = (tokenizer.pieces[token].decode(errors="replace") for token in (BOS, EOS))
+        tokenizer = replace(tokenizer, control=frozenset((BOS, EOS)))
+        stop = checkpoint.stop | {EOS}
+        checkpoint = replace(checkpoint, tokenizer=tokenizer, bos_text=bos_text, eos_text=eos_text, stop=stop)
+    return replace(checkpoint, chat_template=TEMPLATES[name])
 
 
 class Chat:
@@ -122,8 +137,11 @@ class _Template:
     """A template of the model's file. It is not trusted, and runs in a sandbox."""
 
     def __init__(self, text: str, bos_text: str, eos_text: str):
-        import jinja2  # comes with the readers of the files that have templates
-        import jinja2.sandbox
+        try:
+            import jinja2
+            import jinja2.sandbox
+        except ImportError as error:
+            raise CheckpointError(f"chats need more packages ({error}): pip install 'hamkaas[hf]'") from None
 
         def refuse(why: str) -> None:
             raise jinja2.TemplateError(why)

@@ -52,7 +52,7 @@ class Config:
         """Why no model can have these sizes, or None: expected what, got what."""
         for name, limit in LIMITS.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or not 1 <= value <= limit:
+            if type(value) is not int or not 1 <= value <= limit:
                 return f"expected {name} between 1 and {limit}, got {value!r}"
         if self.dim % self.num_heads or self.num_heads % self.num_kv_heads or self.head_dim % 2:
             return (

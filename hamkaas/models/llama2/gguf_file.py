@@ -45,9 +45,27 @@ def load_gguf(path: Path, progress: Callable[[int, int], None] | None = None) ->
     except ImportError as error:
         raise CheckpointError(f"{path}: GGUF files need more packages ({error}): pip install 'hamkaas[gguf]'") from None
     try:
-        reader = gguf.GGUFReader(path)
-    except Exception as error:  # the package checks little: a damaged file ends in whatever went wrong first
+        return _read(path, gguf, progress)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the package checks little: a damaged file ends in whatever goes wrong first
         raise CheckpointError(f"{path}: no GGUF file that can be read: {error}") from None
+
+
+def _open(path: Path, gguf: Any) -> Any:
+    """The package's reader, but for files that say that they hold more than they do: it would go on past the end."""
+
+    def checked(self: Any, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+        found: Any = gguf.GGUFReader._get(self, offset, dtype, count, override_order)
+        if len(found) < count:
+            raise ValueError(f"truncated: expected {count} x {np.dtype(dtype)} at byte {offset}, got {len(found)}")
+        return found
+
+    return type("Reader", (gguf.GGUFReader,), {"_get": checked})(path)
+
+
+def _read(path: Path, gguf: Any, progress: Callable[[int, int], None] | None) -> Checkpoint:
+    reader = _open(path, gguf)
     metadata = _Metadata(path, reader)
     config = _read_config(metadata, {tensor.name: tensor for tensor in reader.tensors})
     weights: dict[str, Weight] = {}
@@ -65,11 +83,6 @@ def load_gguf(path: Path, progress: Callable[[int, int], None] | None = None) ->
         raise CheckpointError(
             f"{path}: expected {len(expected)} tensors, {len(missing)} are missing: {min(missing)}, ..."
         )
-    stop = frozenset(
-        token
-        for key in ("eos_token_id", "eot_token_id")
-        if (token := metadata.get(f"tokenizer.ggml.{key}")) is not None
-    )
     return Checkpoint(
         config,
         weights,
@@ -77,7 +90,7 @@ def load_gguf(path: Path, progress: Callable[[int, int], None] | None = None) ->
         metadata.get("tokenizer.chat_template"),
         metadata.token_text("bos"),
         metadata.token_text("eos"),
-        stop,
+        metadata.stop_tokens(),
     )
 
 
@@ -97,6 +110,11 @@ class _Metadata:
         """The text of a token that has a name, such as bos; empty without one."""
         token = self.get(f"tokenizer.ggml.{name}_token_id")
         return "" if token is None else self.require("tokenizer.ggml.tokens")[token]
+
+    def stop_tokens(self) -> frozenset[int]:
+        """The tokens that end a text or a turn."""
+        tokens = (self.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
+        return frozenset(token for token in tokens if token is not None)
 
     def require(self, key: str) -> Any:
         """The value of a key that must be there."""

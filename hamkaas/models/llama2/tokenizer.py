@@ -65,22 +65,22 @@ class ScoredTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, after BOS. Characters that are no token are encoded byte by byte."""
-        return [BOS, *self._encode_text(text, starts=True)]
+        return [BOS, *self._encode_text(text)]
 
     def encode_turn(self, text: str) -> list[int]:
-        """See `Tokenizer`."""
+        """See `Tokenizer`. A text after a control token gets a space in front, as the start of a text does."""
         names = {self.pieces[token].decode(): token for token in self.control}
         tokens: list[int] = []
         pattern = "|".join(map(re.escape, names))
         for part in re.split(f"({pattern})", text) if names else [text]:
             if part:
-                tokens.extend([names[part]] if part in names else self._encode_text(part, starts=False))
+                tokens.extend([names[part]] if part in names else self._encode_text(part))
         return tokens
 
-    def _encode_text(self, text: str, starts: bool) -> list[int]:
+    def _encode_text(self, text: str) -> list[int]:
         if not text:
             return []
-        parts: list[int] = [self.token_of[b" "]] if starts and b" " in self.token_of else []
+        parts: list[int] = [self.token_of[b" "]] if b" " in self.token_of else []
         for character in text:
             piece = character.encode("utf-8", "surrogateescape")
             token = self.token_of.get(piece)
