@@ -275,7 +275,7 @@ class VectorShape:
     columns: int
 
 
-def vector_shape(n: int, total: int) -> VectorShape:
+def vector_shape(n: int, total: int, bytes: int) -> VectorShape:
     """The shape for a product [n] x [n, k], of a kernel with this many columns in all its products.
 
     A whole block works on two columns at a time, so that all of its loads are in flight at once. Measured on an H200
@@ -290,18 +290,18 @@ def _columns(lowering: Lowering) -> int:
     return sum(shape_of(op.result)[-1] for op in lowering.group.body.block.ops if isinstance(op, hamkaas.MatmulOp))
 
 
-def _wide_lanes(lowering: Lowering, product: Product) -> int:
-    """Lanes of a vector along the inner axis: 16 bytes of the matrix, or fewer where the axis has no such parts."""
+def _element_bytes(lowering: Lowering, product: Product) -> int:
+    """Bytes of an element of the matrix where it lies in memory."""
     source = lowering.elements.source(product.ops[0].rhs, product.rhs_at(*[Index.of(0)] * 3))
-    bytes = 4 if source is None else element_bytes(tensor_type(source[0]).element_type)
-    return gcd(16 // bytes, product.n)
+    return 4 if source is None else element_bytes(tensor_type(source[0]).element_type)
 
 
 def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     """One row: each team of threads takes a few columns and runs along k with 16-byte loads, many in flight."""
     b, e = lowering.builder, lowering.elements
-    shape = vector_shape(product.n, _columns(lowering))
-    lanes = _wide_lanes(lowering, product)
+    shape = vector_shape(product.n, _columns(lowering), _element_bytes(lowering, product))
+    # 16 bytes of the vector: neighbours read neighbours, which counts for more than wide loads of a narrow matrix
+    lanes = gcd(lowering.lanes, product.n)
     columns = min(_even(shape.columns, product.k, _pairs(lowering)), product.k)
     teams = shape.block // shape.team
     tiles = -(-product.k // columns)
@@ -309,7 +309,8 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     thread = b.thread_id(shape.block)
     rounds = -(-product.n // (lanes * shape.team))
     member = thread if teams == 1 else b.var(b.index(thread % shape.team), shape.team, "lane")
-    team = Team(b, shape.team, lanes, member, unroll=min(rounds, VECTORS // (columns * len(product.ops))) or 1)
+    in_flight = VECTORS * 4 // (_element_bytes(lowering, product) * columns * len(product.ops))
+    team = Team(b, shape.team, lanes, member, unroll=max(1, min(rounds, in_flight)))
     number = b.index(b.block_id(grid) * teams + thread // shape.team)
     zero = Index.of(0)
     norm = _norm(lowering, product)
@@ -354,7 +355,7 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
 def _cuda_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
     """One row: a warp's threads are neighbouring columns; the block's warps take a share of k and add up."""
     b, e = lowering.builder, lowering.elements
-    threads = vector_shape(product.n, _columns(lowering)).block
+    threads = vector_shape(product.n, _columns(lowering), 4).block
     warps, columns = threads // WARP, WARP * _pairs(lowering)
     per_thread = columns // WARP
     grid = -(-product.k // columns)
@@ -466,22 +467,21 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> tupl
 
     zeros = [b.real(0.0)] * (micro * micro * len(product.ops))
     sums = b.loop(b.number(0), b.number(-(-product.n // depth)), 1, zeros, step, "stage")
+    corners = [(i, j) for i in range(micro) for j in range(micro) if j < product.k]
     first_i, unit = within(i0 + mine_i, product.m), gcd(micro, product.k)
-    starts = [within(j0 + mine_j + j, product.k) for j in range(0, micro, unit)]
-    columns = [start + j for start in starts for j in range(unit)]
-    places = [product.result_at(batch, first_i + i, column) for i in range(micro) for column in columns]
-    if len(places[0]) == 1:  # [n] x [n, k] with a batch cannot be: rank 1 means one row
-        raise AssertionError("a tiled product has rows")
-    _keep(lowering, product, places, sums)
-    for place in places:
+    starts = {j: within(j0 + mine_j + j, product.k) for j in range(0, min(micro, product.k), unit)}
+    places = [product.result_at(batch, first_i + i, starts[j // unit * unit] + j % unit) for i, j in corners]
+    kept = [sums[(o * micro + i) * micro + j] for o in range(len(product.ops)) for i, j in corners]
+    _keep(lowering, product, places, kept)
+    for (i, j), place in zip(corners, places, strict=True):
         conditions = [
             b.compare("slt", b.index(index), b.number(size))
-            for index, size in ((place[-2], product.m), (place[-1], product.k))
+            for index, size in ((i0 + mine_i + i, product.m), (j0 + mine_j + j, product.k))
             if size % tile
         ]
         if not conditions:
             lowering.store_output(product.ops[0].result, place)
             continue
         inside = conditions[0] if len(conditions) == 1 else b.both(*conditions)
-        b.when(inside, lambda place=place: lowering.store_output(product.ops[0].result, place))
+        b.when(inside, partial(lowering.store_output, product.ops[0].result, place))
     return grid, CUDA_THREADS
