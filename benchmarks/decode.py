@@ -40,7 +40,7 @@ def measure(
     config: Config, shape: str, precision: str, options: argparse.Namespace, peak: float | None
 ) -> dict[str, Any]:
     """One shape at one precision."""
-    checkpoint = Checkpoint(config, random_weights(config, precision))
+    checkpoint = Checkpoint(config, random_weights(config, precision, shared=options.target == "cuda"))
     transformer = Transformer(config, checkpoint.weights)
     started = time.perf_counter()
     model = hk.compile(transformer.decode(), target=options.target)

@@ -17,10 +17,11 @@ SHAPES = {
 """By name: the models of tinyllamas, Llama-3.2-1B and Llama-2-7B."""
 
 
-def random_weights(config: Config, precision: str = "f32") -> dict[str, Weight]:
-    """Random weights whose activations stay finite; the arrays share one piece of host memory, to spare it.
+def random_weights(config: Config, precision: str = "f32", *, shared: bool = False) -> dict[str, Weight]:
+    """Random weights whose activations stay finite.
 
-    `precision` is that of the matrices: f32, f16 or i8 (Q8_0, groups of 32).
+    `precision` is that of the matrices: f32, f16 or i8 (Q8_0, groups of 32). With `shared` all arrays are one piece of
+    host memory, which spares it where weights are uploaded; on the CPU it would stay in the caches, and measure them.
     """
     shapes = dict(config.weight_shapes())
     largest = max(prod(shape) for shape in shapes.values())
@@ -32,6 +33,7 @@ def random_weights(config: Config, precision: str = "f32") -> dict[str, Weight]:
         if len(shape) == 1:
             return block[: shape[0]]
         matrix = numbers[: prod(shape)].reshape(shape)
+        matrix = matrix if shared else matrix.copy()
         if precision != "i8":
             return matrix
         return Quantized(matrix, np.full((shape[0], shape[1] // gcd(shape[1], 32)), 1e-3, np.float32))

@@ -34,6 +34,9 @@ from hamkaas.errors import CompileError
 MAX_SHARED_BYTES = 48 * 1024
 """Static shared memory that every block may have."""
 
+INDEX_TYPE = "int"
+"""Tensors have fewer than 2^31 elements: 32 bits are enough, and take half the registers of 64."""
+
 MAX_ACCESS = 16
 """Bytes that one instruction loads at most."""
 
@@ -173,9 +176,6 @@ class _KernelPrinter:
         self.bytes_in: dict[SSAValue, list[tuple[str, int]]] = {}
         """For vectors of i8: the word and the place in it of each lane."""
         self.indent = 1
-        types = [arg.type for arg in func.body.block.args]
-        wide = any(kernel.is_memref(t) and prod(t.get_shape()) >= 1 << 31 for t in types)
-        self.index_type = "long long" if wide else "int"
         constant = func.constants
         self.changing = {arg for arg in func.body.block.args if constant is not None and arg.index not in constant}
         """Arguments that launches may still be writing when this one starts."""
@@ -207,7 +207,7 @@ class _KernelPrinter:
     def type(self, type: Attribute) -> str:
         """The C++ type of a scalar."""
         if isinstance(type, IndexType):
-            return self.index_type
+            return INDEX_TYPE
         return _TYPES[str(type)]
 
     def helper(self, name: str) -> str:
@@ -565,8 +565,8 @@ def _bitcast(printer: _KernelPrinter, op: Operation, operands: list[tuple[str, .
 
 
 _EXPRESSIONS: dict[type[Operation], Expression] = {
-    kernel.BlockIdOp: lambda p, op, _: [f"static_cast<{p.index_type}>(blockIdx.x)"],
-    kernel.ThreadIdOp: lambda p, op, _: [f"static_cast<{p.index_type}>(threadIdx.x)"],
+    kernel.BlockIdOp: lambda p, op, _: [f"static_cast<{INDEX_TYPE}>(blockIdx.x)"],
+    kernel.ThreadIdOp: lambda p, op, _: [f"static_cast<{INDEX_TYPE}>(threadIdx.x)"],
     kernel.ShuffleXorOp: lambda p, op, x: [f"__shfl_xor_sync(0xffffffffu, {x[0][0]}, {_mask(op)})"],
     kernel.ConvertOp: _convert,
     kernel.ReduceOp: _reduce,

@@ -458,9 +458,10 @@ define i64 @hamkaas.stop(ptr %control, i64 %worker) nounwind {{
 
 _SPINS_TO_HELP = 30
 _SPINS = 200
-_YIELDS = 250
+_YIELDS = 4000
 """How often a worker looks for news with a pause in between: before it helps others (1 us), before it makes a system
-call each time (5 us), and how many of those calls until it parks (100 us).
+call each time (5 us), and how many of those calls until it parks (1 ms, or 20 where such a call is slow). To wake a
+worker that has parked takes 50 to 400 us; between two tokens of a text a program does something else for about as long.
 
 The pauses are few because two threads that the system has put on the same core wait for each other all that time.
 """

@@ -83,8 +83,8 @@ def test_failing_constructor_frees_memory(monkeypatch: pytest.MonkeyPatch) -> No
     real_alloc, real_free = cuda.driver.cuMemAlloc, cuda.driver.cuMemFree
     monkeypatch.setattr(cuda.driver, "cuMemAlloc", allocate)
     monkeypatch.setattr(cuda.driver, "cuMemFree", free)
-    huge = hk.BufferTensor("float32", [1 << 30, 64])  # 256 GiB
+    huge = [hk.BufferTensor("float32", [1 << 24, 64]) for _ in range(64)]  # 4 GiB each
     x = hk.InputTensor("x", "float32", [1, 64])
     with pytest.raises(hk.RuntimeFault, match="out of device memory: wanted"):
-        hk.compile(huge.replace(x, 0, 1)[:1], target="cuda")
+        hk.compile([state.replace(x, 0, 1)[:1] for state in huge], target="cuda")
     assert not live
