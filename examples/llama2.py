@@ -7,9 +7,18 @@ llama2.py MODEL -m chat [-y SYSTEM_PROMPT]
 llama2.py MODEL --perplexity FILE
 """
 
+import os
+import signal
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells expect."""
+
+# The imports below take a while: until there is somebody to catch it, Ctrl-C ends the program without a traceback
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -47,9 +56,6 @@ from hamkaas.models.llama2 import (
     perplexity,
     with_template,
 )
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells expect."""
 
 ROWS = 64
 """Positions whose logits a perplexity computes at once."""
@@ -97,6 +103,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--perplexity", type=Path, metavar="FILE", help="how well the model predicts a text")
     add("-c", "--context", type=int, metavar="N", help="use N positions of the context at most")
     add("--target", choices=["cpu", "cuda"], help="default: cuda if there is a driver, else cpu")
+    precisions = ["f32", "f16", "bf16", "i8"]
+    add(
+        "--weights", choices=precisions, default="f32", help="precision of float32 matrices (default: f32, as they are)"
+    )
     add_sampling(parser)
     add_output(parser)
     return parser
@@ -279,9 +289,9 @@ def compile_model(
         longest = max(map(len, texts), default=config.max_positions)
         graphs = build_graphs(config, weights, chunk_size(config, longest))
     if options.dump is None:
-        return hk.compile(graphs, target=options.target, progress=progress)
+        return hk.compile(graphs, target=options.target, weights=options.weights, progress=progress)
     os.environ[knobs.DUMP.name] = str(options.dump)
-    model = hk.compile(graphs, target=options.target, progress=progress)
+    model = hk.compile(graphs, target=options.target, weights=options.weights, progress=progress)
     name = "code.cu" if model.target == "cuda" else "code.ll"
     (options.dump / name).write_text(model.source)
     (options.dump / "plan.txt").write_text(model.memory_plan)
@@ -492,6 +502,7 @@ class PromptBar:
 
 def _entry() -> NoReturn:
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
