@@ -42,6 +42,9 @@ POINTWISE = (
 INVERTIBLE = (hamkaas.ReshapeOp, hamkaas.PermuteOp)
 """Views through which the result of a reduction can be followed to where it is stored."""
 
+MAX_VIEWS = 8
+"""Of these, copied into one group: an address through reshapes of permutes of reshapes doubles in size with each."""
+
 
 @dataclass(eq=False)
 class Group:
@@ -52,6 +55,8 @@ class Group:
     reductions: list[Operation] = field(default_factory=list[Operation])
     size: int = 0
     """Members, and what is copied into the group."""
+    views: int = 0
+    """Reshapes and permutes among them."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +125,11 @@ class Partition:
     def _place(self, op: Operation, roots: list[Group]) -> None:
         users = self._groups_that_read(op)
         is_copied = isinstance(op, FREE) or _converts_weight(op) or (self.copy_norms and _is_prologue(op))
-        if is_copied and (copies := self._may_copy(users)) is not None:
+        if is_copied and (copies := self._may_copy(op, users)) is not None:
             self.readers[op] = copies
             for group in copies:
                 group.size += 1
+                group.views += isinstance(op, INVERTIBLE)
             return
         group = next(iter(users)) if len(users) == 1 else None
         if group is None or not self._may_join(op, group):
@@ -147,9 +153,10 @@ class Partition:
                 found.add(self.group_of.get(use.operation))
         return found
 
-    def _may_copy(self, users: set[Group | None]) -> set[Group] | None:
+    def _may_copy(self, op: Operation, users: set[Group | None]) -> set[Group] | None:
         groups = {group for group in users if group is not None and group.size < self.max_ops}
-        return groups if len(groups) == len(users) else None
+        is_full = isinstance(op, INVERTIBLE) and any(group.views >= MAX_VIEWS for group in groups)
+        return groups if len(groups) == len(users) and not is_full else None
 
     def _may_join(self, op: Operation, group: Group) -> bool:
         if group.size >= self.max_ops or isinstance(op, (hamkaas.ReplaceSliceOp, *FREE)):
