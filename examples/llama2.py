@@ -15,7 +15,7 @@ INTERRUPTED = 130
 
 # The imports below take a while: until there is somebody to catch it, Ctrl-C ends the program without a traceback
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
 
 import argparse
 import json
