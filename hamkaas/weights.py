@@ -32,8 +32,7 @@ def quantize(array: Array, group: int) -> tuple[NDArray[np.int8], NDArray[np.flo
 
     array: [rows, n]; the numbers: [rows, n]; the scales: [rows, n / group], such that the largest number is 127.
     """
-    groups = array.reshape(*array.shape[:-1], -1, group)
-    scales = np.abs(groups).max(axis=-1) / np.float32(127)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        numbers = np.rint(groups / scales[..., None])
-    return np.nan_to_num(numbers).astype(np.int8).reshape(array.shape), scales.astype(np.float32)
+    groups = np.asarray(array, np.float32).reshape(*array.shape[:-1], -1, group)
+    scales = np.abs(groups).max(axis=-1, keepdims=True) / np.float32(127)
+    values = np.rint(groups / np.where(scales == 0, 1, scales)).astype(np.int8)
+    return values.reshape(array.shape), scales[..., 0]

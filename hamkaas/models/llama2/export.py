@@ -14,6 +14,7 @@ from hamkaas.models.llama2.checkpoint import Checkpoint, Quantized, Weight
 from hamkaas.models.llama2.config import Config
 from hamkaas.models.llama2.graph import rotations
 from hamkaas.models.llama2.llama2c import MAGIC, SIZES, TAGGED_HEADER, Block, v0_order, v1_order
+from hamkaas.weights import quantize
 
 Progress = Callable[[int, int], None]
 
@@ -67,14 +68,6 @@ def _sizes(config: Config) -> tuple[int, ...]:
     )
 
 
-def quantize(weight: NDArray[Any], group: int) -> Quantized:
-    """Q8_0: of each group the largest number becomes 127."""
-    groups = np.asarray(weight, np.float32).reshape(*weight.shape[:-1], -1, group)
-    scales = np.abs(groups).max(axis=-1, keepdims=True) / np.float32(127)
-    values = np.rint(groups / np.where(scales == 0, 1, scales)).astype(np.int8)
-    return Quantized(values.reshape(weight.shape), scales[..., 0])
-
-
 def dequantized(weight: Weight) -> NDArray[np.float32]:
     """A weight as float32."""
     if not isinstance(weight, Quantized):
@@ -111,7 +104,7 @@ def _chunks_v2(
             if block.is_norm:
                 yield weight
             else:
-                quantized = quantize(weight, group)
+                quantized = Quantized(*quantize(weight, group))
                 yield quantized.values
                 yield quantized.scales
         if progress is not None:
