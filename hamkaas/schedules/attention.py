@@ -32,135 +32,185 @@ MAX_ACCUMULATORS = 16
 
 def lower_attention(lowering: Lowering, op: hamkaas.AttentionOp) -> tuple[int, int]:
     """Lowers a group around one attention. Raises `CompileError` where the cache is too long for this schedule."""
-    b, e = lowering.builder, lowering.elements
-    *queries, heads, d = shape_of(op.query)
-    positions, kv_heads, _ = shape_of(op.keys)
+    positions = shape_of(op.keys)[0]
     if positions > MAX_POSITIONS:
         raise CompileError(f"hamkaas.attention: expected a cache of at most {MAX_POSITIONS} positions, got {positions}")
-    threads = 1
-    if lowering.target == "cuda":
-        threads = CUDA_MANY_THREADS if positions >= CUDA_MANY_FROM else CUDA_THREADS
-    grid = heads * (queries[0] if queries else 1)
-    block = b.block_id(grid)
-    query, head = block // heads, block % heads
-    group = head // (heads // kv_heads)
-    thread = b.thread_id(threads) if threads > 1 else Index.of(0)
-    width = next(lanes for lanes in (lowering.lanes, 4, 2, 1) if lanes <= lowering.lanes and d % lanes == 0)
-    team = Team(b, threads, lowering.lanes, thread)
-    # the threads that share one position: neighbours read neighbours of its key
-    sharing = min(WARP, _power_of_two(d // width), threads)
-    member = b.var(b.index(thread % sharing), sharing, "member") if sharing > 1 else Index.of(0)
-    few = Team(b, sharing, width, member, unroll=d // width // sharing if threads > 1 else 2, chains=threads == 1)
-    length = e.index_at(op.length, query if queries else Index.of(0), positions + 1)
-    scores = b.shared(positions)
-    at = (query, head) if queries else (head,)
+    if lowering.target == "cpu":
+        return _Attention(lowering, op, 1).lower()
+    return _Attention(lowering, op, CUDA_MANY_THREADS if positions >= CUDA_MANY_FROM else CUDA_THREADS).lower()
 
-    def score(j: Index) -> SSAValue:
-        def pair(c: Index) -> list[SSAValue]:
-            return [b.mul(e.at(op.query, (*at, c)), e.at(op.keys, (j, group, c)))]
 
-        (total,) = few.reduce(Span(d), [Combine.ADD], pair)
-        return b.mul(total, b.real(op.scale.value.data))
+class _Attention:
+    """One block's work on one query and head."""
 
-    lowest = b.real(float("-inf"))
-    teams = threads // sharing
-    at_once = CUDA_AT_ONCE if threads > 1 else 1
+    def __init__(self, lowering: Lowering, op: hamkaas.AttentionOp, threads: int):
+        b = lowering.builder
+        *queries, heads, self.d = shape_of(op.query)
+        self.positions, kv_heads, _ = shape_of(op.keys)
+        self.lowering, self.op, self.threads = lowering, op, threads
+        self.grid = heads * (queries[0] if queries else 1)
+        block = b.block_id(self.grid)
+        query, head = block // heads, block % heads
+        self.group = head // (heads // kv_heads)
+        self.at: Position = (query, head) if queries else (head,)
+        self.thread = b.thread_id(threads) if threads > 1 else Index.of(0)
+        self.width = next(
+            lanes for lanes in (lowering.lanes, 4, 2, 1) if lanes <= lowering.lanes and self.d % lanes == 0
+        )
+        self.team = Team(b, threads, lowering.lanes, self.thread)
+        self.at_once = CUDA_AT_ONCE if threads > 1 else 1
+        # the threads that share one position: neighbours read neighbours of its key
+        self.sharing = min(WARP, _power_of_two(self.d // self.width), threads)
+        sharing = self.sharing
+        member = b.var(b.index(self.thread % sharing), sharing, "member") if sharing > 1 else Index.of(0)
+        unroll = self.d // self.width // sharing if threads > 1 else 2
+        self.few = Team(b, sharing, self.width, member, unroll, chains=threads == 1)
+        self.length = lowering.elements.index_at(op.length, query if queries else Index.of(0), self.positions + 1)
+        self.scores = b.shared(self.positions)
 
-    def rows(first: SSAValue, step: int) -> list[Index]:
+    def lower(self) -> tuple[int, int]:
+        """The three passes; gives grid and block."""
+        b = self.lowering.builder
+        largest = self._largest_score()
+        total = self._total_weight(largest)
+        empty = b.compare("eq", b.index(self.length), b.number(0))
+        scale = b.select(empty, b.real(0.0), b.div(b.real(1.0), total))
+        if self.threads > 1:
+            b.barrier()
+            self._mix_by_block(scale)
+        else:
+            self._mix_alone(scale)
+        return self.grid, self.threads
+
+    def _rows(self, first: SSAValue, step: int) -> list[Index]:
         """Positions first, first + step, ...; the last one in place of those behind it, where it does no harm."""
-        if at_once == 1:
-            return [b.var(first, positions, "j")]
-        last = b.sub(b.index(length), b.number(1))
-        start = b.var(first, positions, "first")
-        return [b.var(b.minimum(b.index(start + n * step), last), positions, "j") for n in range(at_once)]
+        b = self.lowering.builder
+        if self.at_once == 1:
+            return [b.var(first, self.positions, "j")]
+        last = b.sub(b.index(self.length), b.number(1))
+        start = b.var(first, self.positions, "first")
+        return [b.var(b.minimum(b.index(start + n * step), last), self.positions, "j") for n in range(self.at_once)]
 
-    def score_of(first: SSAValue, largest: list[SSAValue]) -> list[SSAValue]:
-        # all threads take part in all rounds, since those of a warp exchange registers
-        mine = b.index(b.var(first, positions, "first") + thread // sharing) if teams > 1 else first
-        some = rows(mine, teams)
-        for j, c in product(some, few.straight(Span(d)) if threads > 1 else []):
-            e.at(op.keys, (j, group, c))  # on their way before the first is used
-        for j in some:
-            value = score(j)
-            b.store(value, scores, b.index(j))
-            largest = [b.combine(Combine.MAX, largest[0], value)]
+    # scores
+
+    def _largest_score(self) -> SSAValue:
+        """Computes and keeps the score of each position; gives the largest."""
+        b, e, op = self.lowering.builder, self.lowering.elements, self.op
+        teams = self.threads // self.sharing
+
+        def round(first: SSAValue, largest: list[SSAValue]) -> list[SSAValue]:
+            # all threads take part in all rounds, since those of a warp exchange registers
+            mine = first
+            if teams > 1:
+                mine = b.index(b.var(first, self.positions, "first") + self.thread // self.sharing)
+            some = self._rows(mine, teams)
+            for j, c in product(some, self.few.straight(Span(self.d)) if self.threads > 1 else []):
+                e.at(op.keys, (j, self.group, c))  # on their way before the first is used
+            for j in some:
+                value = self._score(j)
+                b.store(value, self.scores, b.index(j))
+                largest = [b.combine(Combine.MAX, largest[0], value)]
+            return largest
+
+        lowest = b.real(float("-inf"))
+        (largest,) = b.loop(b.number(0), b.index(self.length), teams * self.at_once, [lowest], round, "first")
+        (largest,) = self.team.across([largest], [partial(b.combine, Combine.MAX)])
+        if self.threads > 1:
+            b.barrier()
         return largest
 
-    (largest,) = b.loop(b.number(0), b.index(length), teams * at_once, [lowest], score_of, "first")
-    (largest,) = team.across([largest], [partial(b.combine, Combine.MAX)])
-    if threads > 1:
-        b.barrier()
+    def _score(self, j: Index) -> SSAValue:
+        b, e, op = self.lowering.builder, self.lowering.elements, self.op
 
-    def weight(j: Index) -> list[SSAValue]:
-        value = b.exp(b.sub(e.load_raw(scores, j), largest))
-        e.store(value, scores, j)
-        return [value]
+        def pair(c: Index) -> list[SSAValue]:
+            return [b.mul(e.at(op.query, (*self.at, c)), e.at(op.keys, (j, self.group, c)))]
 
-    (total,) = team.reduce(Span(positions, Index.of(0), length), [Combine.ADD], weight)
-    empty = b.compare("eq", b.index(length), b.number(0))
-    scale = b.select(empty, b.real(0.0), b.div(b.real(1.0), total))
-    if threads > 1:
-        b.barrier()
+        (total,) = self.few.reduce(Span(self.d), [Combine.ADD], pair)
+        return b.mul(total, b.real(op.scale.value.data))
 
-    def weighted(first: Index, by: int, chunks: list[Index]) -> list[SSAValue]:
+    def _total_weight(self, largest: SSAValue) -> SSAValue:
+        """Turns the scores into weights, exp(score - largest); gives their sum."""
+        b, e = self.lowering.builder, self.lowering.elements
+
+        def weight(j: Index) -> list[SSAValue]:
+            value = b.exp(b.sub(e.load_raw(self.scores, j), largest))
+            e.store(value, self.scores, j)
+            return [value]
+
+        (total,) = self.team.reduce(Span(self.positions, Index.of(0), self.length), [Combine.ADD], weight)
+        return total
+
+    # the weighted sum of the values
+
+    def _weighted(self, first: Index, by: int, chunks: list[Index]) -> list[SSAValue]:
         """The sums over positions first, first + by, ... of weight * value, for some chunks of the head."""
+        b, e, op = self.lowering.builder, self.lowering.elements, self.op
 
         def add(number: SSAValue, sums: list[SSAValue]) -> list[SSAValue]:
-            some = rows(number, by)
-            for j, c in product(some, chunks if at_once > 1 else []):
-                e.at(op.values, (j, group, c))
+            some = self._rows(number, by)
+            for j, c in product(some, chunks if self.at_once > 1 else []):
+                e.at(op.values, (j, self.group, c))
             for place, j in enumerate(some):
-                w = b.load(scores, b.index(j))
+                w = b.load(self.scores, b.index(j))
                 if place:
-                    here = b.compare("slt", b.add(number, b.number(place * by)), b.index(length))
+                    here = b.compare("slt", b.add(number, b.number(place * by)), b.index(self.length))
                     w = b.select(here, w, b.real(0.0))
-                sums = [b.add(s, b.mul(w, e.at(op.values, (j, group, c)))) for s, c in zip(sums, chunks, strict=True)]
+                sums = [
+                    b.add(total, b.mul(w, e.at(op.values, (j, self.group, c))))
+                    for total, c in zip(sums, chunks, strict=True)
+                ]
             return sums
 
-        zero = b.real(0.0, width)
-        return b.loop(b.index(first), b.index(length), by * at_once, [zero] * len(chunks), add, "j")
+        zero = b.real(0.0, self.width)
+        return b.loop(b.index(first), b.index(self.length), by * self.at_once, [zero] * len(chunks), add, "j")
 
-    def finish(chunk: Index, sum: SSAValue) -> None:
-        place: Position = (*at, chunk)
-        lowering.tile(op.result, {place: b.mul(sum, scale)})
-        lowering.store_output(op.result, place)
+    def _finish(self, chunk: Index, sum: SSAValue, scale: SSAValue) -> None:
+        place: Position = (*self.at, chunk)
+        self.lowering.tile(self.op.result, {place: self.lowering.builder.mul(sum, scale)})
+        self.lowering.store_output(self.op.result, place)
 
-    lane = Index.of(Lane(width)) if width > 1 else Index.of(0)
-    if threads == 1:
-        chunks = [Index.of(c) + lane for c in range(0, d, width)]
+    @property
+    def _lane(self) -> Index:
+        return Index.of(Lane(self.width)) if self.width > 1 else Index.of(0)
+
+    def _mix_alone(self, scale: SSAValue) -> None:
+        """One worker: as many chunks of the head at once as fit its registers."""
+        chunks = [Index.of(c) + self._lane for c in range(0, self.d, self.width)]
         for start in range(0, len(chunks), MAX_ACCUMULATORS):
             some = chunks[start : start + MAX_ACCUMULATORS]
-            for chunk, value in zip(some, weighted(Index.of(0), 1, some), strict=True):
-                finish(chunk, value)
-        return grid, 1
+            for chunk, value in zip(some, self._weighted(Index.of(0), 1, some), strict=True):
+                self._finish(chunk, value, scale)
 
-    number_of_chunks = d // width
-    if number_of_chunks > threads:
-        raise CompileError(f"hamkaas.attention: expected heads of at most {threads * width} elements, got {d}")
-    splits = threads // number_of_chunks
-    parts = b.shared(splits * d)
-    mine = b.var(b.index(thread % number_of_chunks), number_of_chunks, "chunk") * width + lane
-    split = thread // number_of_chunks
+    def _mix_by_block(self, scale: SSAValue) -> None:
+        """Each thread takes one chunk of the head and a share of the positions; the first threads add the shares up."""
+        b, e = self.lowering.builder, self.lowering.elements
+        count, lane = self.d // self.width, self._lane
+        if count > self.threads:
+            most = self.threads * self.width
+            raise CompileError(f"hamkaas.attention: expected heads of at most {most} elements, got {self.d}")
+        splits = self.threads // count
+        parts = b.shared(splits * self.d)
+        mine = b.var(b.index(self.thread % count), count, "chunk") * self.width + lane
+        split = self.thread // count
 
-    def part() -> None:
-        (value,) = weighted(split, splits, [mine])
-        e.store(value, parts, split * d + mine)
+        def part() -> None:
+            (value,) = self._weighted(split, splits, [mine])
+            e.store(value, parts, split * self.d + mine)
 
-    if threads % number_of_chunks:
-        b.when(b.compare("slt", b.index(split), b.number(splits)), part)
-    else:
-        part()
-    b.barrier()
+        if self.threads % count:
+            b.when(b.compare("slt", b.index(split), b.number(splits)), part)
+        else:
+            part()
+        b.barrier()
 
-    def join() -> None:
-        chunk = b.var(b.index(thread), number_of_chunks, "chunk") * width + lane
-        total = b.real(0.0, width)
-        for number in range(splits):
-            total = b.add(total, e.load_raw(parts, chunk + number * d))
-        finish(chunk, total)
+        def join() -> None:
+            chunk = b.var(b.index(self.thread), count, "chunk") * self.width + lane
+            total = b.real(0.0, self.width)
+            for number in range(splits):
+                total = b.add(total, e.load_raw(parts, chunk + number * self.d))
+            self._finish(chunk, total, scale)
 
-    b.when(b.compare("slt", b.index(thread), b.number(number_of_chunks)), join)
-    return grid, threads
+        b.when(b.compare("slt", b.index(self.thread), b.number(count)), join)
 
 
 def _power_of_two(number: int) -> int:
