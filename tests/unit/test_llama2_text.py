@@ -106,12 +106,15 @@ def test_control_tokens_in_a_chat() -> None:
 
 
 def test_xorshift_is_the_generator_of_llama2c() -> None:
-    # by hand: state 1 becomes 1 ^ 1 << 25, then ^ its upper part (>> 27: 0)
-    rng = Xorshift(1)
-    state = 1 ^ (1 << 25)
-    expected = ((state * 0x2545F4914F6CDD1D) % 2**64 >> 32 >> 8) / 2**24
-    assert rng.next_float() == np.float32(expected)
-    assert all(0 <= rng.next_float() < 1 for _ in range(1000))
+    rng, state = Xorshift(133742), np.uint64(133742)
+    multiplier, low = np.uint64(0x2545F4914F6CDD1D), (np.uint64(12), np.uint64(25), np.uint64(27))
+    for _ in range(100):
+        state ^= state >> low[0]
+        state ^= state << low[1]
+        state ^= state >> low[2]
+        with np.errstate(over="ignore"):
+            bits = (state * multiplier) >> np.uint64(32)
+        assert rng.next_float() == np.float32(int(bits) >> 8) / np.float32(16777216)
 
 
 def test_greedy_takes_the_first_of_equals() -> None:
