@@ -87,9 +87,17 @@ def main() -> int:
 # the command line
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the eight lines of usage; `-h` has these."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line; the short options are those of llama2.c."""
-    parser = argparse.ArgumentParser(prog="llama2.py", description="Runs llama models.")
+    parser = OneLineParser(prog="llama2.py", description="Runs llama models.")
     add = parser.add_argument
     add("model", type=Path, help="a checkpoint of llama2.c, a GGUF file or a folder of Hugging Face")
     add("positional", nargs="*", metavar="TEMPERATURE STEPS PROMPT", help="as in llama2.py")

@@ -218,12 +218,11 @@ def test_statistics_as_json(models: Path, tmp_path: Path) -> None:
 def test_bad_input(models: Path, arguments: list[str], message: str) -> None:
     names = {"model": models / "stories260K.bin", "tok": models / "tok512.bin", "models": models}
     done = run(*(argument.format(**names) for argument in arguments))
-    *usage, last = done.stderr.splitlines()
+    (line,) = done.stderr.splitlines()
     assert done.returncode in (1, 2)
-    assert message in last
+    assert message in line
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert all(line.startswith(("usage:", " ")) for line in usage)
 
 
 def test_ctrl_c_prints_statistics(models: Path) -> None:
