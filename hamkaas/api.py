@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
+from hamkaas import knobs
 from hamkaas.artifact import Artifact, InputCheck, Program, SpanCheck, TensorSpec
 from hamkaas.codegen.cuda import print_cuda, shared_bytes
 from hamkaas.codegen.llvm import print_llvm
@@ -80,8 +81,9 @@ def compile_artifact(built: BuiltModule, target: Target, arch: str | None = None
     module = built.module.clone()
     run_pipeline(context(), module, target)
     artifact = _generate_cpu(module) if target == "cpu" else _generate_cuda(module, arch)
-    write_dump("04-code.ll" if target == "cpu" else "04-code.cu", artifact.source)
-    write_dump("05-plan.txt", print_plan(module))
+    if knobs.DUMP.get() is not None:
+        write_dump("04-code.ll" if target == "cpu" else "04-code.cu", artifact.source)
+        write_dump("05-plan.txt", print_plan(module))
     return artifact
 
 

@@ -37,9 +37,6 @@ MAX_SHARED_BYTES = 48 * 1024
 INDEX_TYPE = "int"
 """Tensors have fewer than 2^31 elements: 32 bits are enough, and take half the registers of 64."""
 
-MAX_ACCESS = 16
-"""Bytes that one instruction loads at most."""
-
 _BYTES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "i64": 8, "i32": 4, "i1": 1}
 
 _TYPES = {
@@ -402,11 +399,7 @@ class _KernelPrinter:
         element, width = kernel.element_type(op.memref.type), _width(op.result)
         size = width * _BYTES[str(element)]
         base, index = self.get(op.memref), self.get(op.index)
-        align = op.align.value.data if op.align is not None else 0
-        if size > MAX_ACCESS and align >= MAX_ACCESS and size % MAX_ACCESS == 0:
-            self.pieces(op, element, size)
-            return
-        aligned = align >= size and size in _WORDS
+        aligned = op.align is not None and op.align.value.data >= size and size in _WORDS
         streams = op.cache is not None and (aligned or (width == 1 and size == 4)) and op.memref not in self.changing
         if width == 1 and not streams:
             self.define(op.result, [f"{base}[{index}]"])
@@ -417,28 +410,11 @@ class _KernelPrinter:
         else:
             self.wide_load(op, element, size, f"&{base}[{index}]", streams)
 
-    def pieces(self, op: kernel.LoadOp, element: Attribute, size: int) -> None:
-        """Accesses of 16 bytes that together load a longer vector."""
-        base, index = self.get(op.memref), self.get(op.index)
-        streams = op.cache is not None and op.memref not in self.changing
-        count = size // MAX_ACCESS
-        width = _width(op.result) // count
-        lanes: list[str] = []
-        for number in range(count):
-            offset = f" + {number * width}" if number else ""
-            lanes += self.access(op.result, element, width, MAX_ACCESS, f"&{base}[{index}{offset}]", streams)
-        self.define(op.result, lanes)
-
     def wide_load(self, op: kernel.LoadOp, element: Attribute, size: int, address: str, streams: bool) -> None:
-        """One access of 4, 8 or 16 bytes."""
-        self.define(op.result, self.access(op.result, element, _width(op.result), size, address, streams))
-
-    def access(
-        self, value: SSAValue, element: Attribute, width: int, size: int, address: str, streams: bool
-    ) -> list[str]:
-        """Reads 4, 8 or 16 bytes into a variable; gives the lanes, which are its components."""
+        """One access of 4, 8 or 16 bytes into a variable, whose lanes are its components."""
+        width = _width(op.result)
         word = _WORDS[size][0]
-        raw = self.name(value, "_raw")
+        raw = self.name(op.result, "_raw")
         loaded = f"{self.stream(size)}({address})" if streams else f"*reinterpret_cast<const {word}*>({address})"
         self.line(f"const {word} {raw} = {loaded};")
         bits = 8 * size // width
@@ -452,8 +428,8 @@ class _KernelPrinter:
                 for lane in range(width)
             ]
             if bits == 8:
-                self.bytes_in.setdefault(value, []).extend((words[lane // 4], lane % 4) for lane in range(width))
-        return lanes
+                self.bytes_in[op.result] = [(words[lane // 4], lane % 4) for lane in range(width)]
+        self.define(op.result, lanes)
 
     def stream(self, size: int) -> str:
         """The helper that reads so many bytes past L1."""

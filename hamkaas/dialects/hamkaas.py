@@ -8,6 +8,7 @@ Conventions: float operations accept f32, f16 and bf16, compute in f32 and give 
 i64 tensors are indices, which only indexing operations accept; i8 tensors are quantized weights.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from math import prod, sqrt
@@ -188,6 +189,11 @@ class StateOp(SymbolOp):
     name = "hamkaas.state"
 
 
+def value_name(name: str) -> str:
+    """The name of an SSA value that is called after a tensor: letters, digits and `_`, no digit first."""
+    return re.sub(r"^(?=\d)|[^A-Za-z0-9_]", "_", name)
+
+
 @irdl_op_definition
 class GetOp(IRDLOperation):
     """The value of a weight, or the value that a state had when the run began.
@@ -209,6 +215,7 @@ class GetOp(IRDLOperation):
 
     def __init__(self, symbol: str, type: AnyTensor):
         super().__init__(properties={"symbol": SymbolRefAttr(symbol)}, result_types=[type])
+        self.result.name_hint = value_name(symbol)
 
 
 @irdl_op_definition

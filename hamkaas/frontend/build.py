@@ -115,14 +115,13 @@ def _build_function(name: str, outputs: Tensor | Sequence[Tensor], symbols: _Sym
     values: dict[Tensor, SSAValue] = {}
     read: dict[str, SSAValue] = {}
     for tensor, arg in zip(inputs, block.args, strict=True):
-        arg.name_hint = _hint(tensor.name)
+        arg.name_hint = hamkaas.value_name(tensor.name)
         values[tensor] = arg
     for tensor in order:
         if isinstance(tensor, ConstantTensor | BufferTensor):
             symbol = symbols.name(tensor)
             if symbol not in read:
                 get = hamkaas.GetOp(symbol, tensor.type)
-                get.result.name_hint = _hint(symbol)
                 block.add_op(get)
                 read[symbol] = get.result
             values[tensor] = read[symbol]
@@ -140,11 +139,6 @@ def _build_function(name: str, outputs: Tensor | Sequence[Tensor], symbols: _Sym
 
 _KERNEL_NAME = re.compile(r"g\d+")
 """What the groups of a graph, and then the kernels, are called."""
-
-
-def _hint(name: str) -> str:
-    """The name of an SSA value that is called after a tensor: letters, digits and `_`, no digit first."""
-    return re.sub(r"^(?=\d)|[^A-Za-z0-9_]", "_", name)
 
 
 def topological(results: Iterable[Tensor]) -> Iterator[Tensor]:

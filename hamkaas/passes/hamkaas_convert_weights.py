@@ -11,7 +11,6 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from hamkaas.dialects import hamkaas
-from hamkaas.dialects.hamkaas import tensor_type
 
 Precision: TypeAlias = Literal["f32", "f16", "bf16", "i8"]
 """Element types that weights can be given."""
@@ -106,11 +105,8 @@ def _read(get: hamkaas.GetOp, type: TensorType[Attribute], scales: TensorType[At
         Rewriter.erase_op(get)
     else:
         Rewriter.replace_op(get, _widen([part.result for part in parts]))
-    for part in parts:
-        part.result.name_hint = "".join(c if c.isalnum() else "_" for c in part.symbol.root_reference.data)
 
 
 def _widen(parts: list[SSAValue]) -> Operation:
     """The same numbers as f32."""
-    assert tensor_type(parts[0]).element_type in ELEMENTS.values()
     return hamkaas.CastOp(parts[0], f32) if len(parts) == 1 else hamkaas.DequantizeOp(parts[0], parts[1])

@@ -204,15 +204,18 @@ class CudaRuntime:
             check(driver.cuGraphExecDestroy(graph))
         self._graphs.clear()
 
-    def _graph(self, number: int, external: tuple[int | None, ...], uploads: bool, downloads: bool) -> Any:
-        """The instantiated graph of a program with these device pointers as inputs (None: what the host uploads)."""
-        key = (number, external, uploads, downloads)
+    def _graph(self, number: int, external: tuple[int | None, ...], is_first: bool, is_last: bool) -> Any:
+        """The instantiated graph of a program with these device pointers as inputs (None: what the host uploads).
+
+        Of several runs in a row the first one uploads, and the last one downloads.
+        """
+        key = (number, external, is_first, is_last)
         if (graph := self._graphs.get(key)) is not None:
             self._graphs.move_to_end(key)
             return graph
         check(driver.cuStreamBeginCapture(self._stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
         try:
-            self._enqueue(number, external, uploads, downloads)
+            self._enqueue(number, external, is_first, is_last)
         except BaseException:
             driver.cuStreamEndCapture(self._stream)
             raise
@@ -227,12 +230,12 @@ class CudaRuntime:
             check(driver.cuGraphExecDestroy(oldest))
         return graph
 
-    def _enqueue(self, number: int, external: tuple[int | None, ...], uploads: bool, downloads: bool) -> None:
+    def _enqueue(self, number: int, external: tuple[int | None, ...], is_first: bool, is_last: bool) -> None:
         """Puts one run of a program into the stream."""
         program, staging = self._artifact.programs[number], self._staging[number]
         inputs = [staging.device_input(i) if pointer is None else pointer for i, pointer in enumerate(external)]
         for i, (spec, pointer) in enumerate(zip(program.inputs, external, strict=True)):
-            if pointer is None and uploads:
+            if pointer is None and is_first:
                 source = staging.pinned_input(i)
                 check(driver.cuMemcpyHtoDAsync(inputs[i], source, spec.nbytes, self._stream))
         for step in program.steps:
@@ -241,12 +244,13 @@ class CudaRuntime:
                 check(driver.cuMemcpyDtoDAsync(target, source, step.nbytes, self._stream))
             else:
                 self._launch(step, [self._address(ref, staging, inputs) for ref in step.args])
-        if downloads:
+        if not is_last:
+            return
+        if all(pointer is None for pointer in external):  # else the outputs stay on the device
             for i, spec in enumerate(program.outputs):
                 target, source = staging.pinned_output(i), staging.device_output(i)
                 check(driver.cuMemcpyDtoHAsync(target, source, spec.nbytes, self._stream))
-        if uploads or downloads:
-            check(driver.cuMemcpyDtoHAsync(staging.pinned_output(len(program.outputs)), self._status, 8, self._stream))
+        check(driver.cuMemcpyDtoHAsync(staging.pinned_output(len(program.outputs)), self._status, 8, self._stream))
 
     def _launch(self, step: Launch, args: Sequence[int]) -> None:
         """Enqueues one kernel; its arguments are pointers only, its shared memory is static."""
@@ -290,10 +294,9 @@ class CudaRuntime:
             check(driver.cuCtxSetCurrent(self._context))
             staging = self._staging[program]
             external = tuple(self._place(array, i, staging) for i, array in enumerate(inputs))
-            on_device = any(device_of(array) == "cuda" for array in inputs)
+            on_device = any(pointer is not None for pointer in external)
             for number in range(times):
-                is_first, is_last = number == 0, number == times - 1
-                graph = self._graph(program, external, is_first, is_last and not on_device)
+                graph = self._graph(program, external, number == 0, number == times - 1)
                 check(driver.cuGraphLaunch(graph, self._stream))
             plan = self._artifact.programs[program]
             outputs = self._copy_outputs(plan, staging) if on_device else []

@@ -275,7 +275,7 @@ class VectorShape:
     columns: int
 
 
-def vector_shape(n: int, total: int, bytes: int) -> VectorShape:
+def vector_shape(n: int, total: int) -> VectorShape:
     """The shape for a product [n] x [n, k], of a kernel with this many columns in all its products.
 
     A whole block works on two columns at a time, so that all of its loads are in flight at once. Measured on an H200
@@ -299,7 +299,7 @@ def _element_bytes(lowering: Lowering, product: Product) -> int:
 def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     """One row: each team of threads takes a few columns and runs along k with 16-byte loads, many in flight."""
     b, e = lowering.builder, lowering.elements
-    shape = vector_shape(product.n, _columns(lowering), _element_bytes(lowering, product))
+    shape = vector_shape(product.n, _columns(lowering))
     # 16 bytes of the vector: neighbours read neighbours, which counts for more than wide loads of a narrow matrix
     lanes = gcd(lowering.lanes, product.n)
     columns = min(_even(shape.columns, product.k, _pairs(lowering)), product.k)
@@ -355,7 +355,7 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
 def _cuda_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
     """One row: a warp's threads are neighbouring columns; the block's warps take a share of k and add up."""
     b, e = lowering.builder, lowering.elements
-    threads = vector_shape(product.n, _columns(lowering), 4).block
+    threads = vector_shape(product.n, _columns(lowering)).block
     warps, columns = threads // WARP, WARP * _pairs(lowering)
     per_thread = columns // WARP
     grid = -(-product.k // columns)
