@@ -218,6 +218,8 @@ def _attention(heads: int, kv: int, d: int, positions: int) -> Case:
         for length in sorted({0, 1, positions // 2, positions})
     ]
     outputs.append(m.real(3, heads, d).attention(keys, values, m.index(1, positions, positions // 2), scale=0.3))
+    for length in sorted({0, min(2, positions), positions}):  # causal: the first of three sees nothing of two rows
+        outputs.append(m.real(3, heads, d).attention(keys, values, m.index(length)))
     return m.case(*outputs)
 
 

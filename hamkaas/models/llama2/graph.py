@@ -67,7 +67,7 @@ class Transformer:
 
     def _step(self, token: hk.Tensor, position: hk.Tensor, length: hk.Tensor) -> hk.Tensor:
         x = self._weight("tok_embeddings", token).reshape(self.config.dim)
-        return self._logits(self._layers(x, _Place(self, 1, position, position, length, length)))
+        return self._logits(self._layers(x, _Place(self, 1, position, position, length)))
 
     def decode(self) -> dict[str, Sequence[hk.Tensor]]:
         """Greedy generation without the host: the graphs "start" and "next".
@@ -91,17 +91,15 @@ class Transformer:
     def chunk(self, size: int, *, all_rows: bool = False) -> hk.Tensor:
         """Logits after a chunk of `size` tokens: [vocab_size] after token number `row`, or [size, vocab_size].
 
-        Inputs, all int64: `tokens`, `positions` and `lengths` [size]; `begin` and `end` [1], the positions from the
-        first to behind the last; `row` [1], unless all rows are wanted. Token i sees the first lengths[i] positions of
-        the context, which is positions[i] + 1. What fills up a chunk has a length of 0: it sees nothing and is seen by
-        nobody, if its positions are written again before a length reaches them.
+        Inputs, all int64: `tokens` and `positions` [size]; `begin` and `end` [1], the positions from the first to
+        behind the last; `row` [1], unless all rows are wanted. Each token sees what stands before it, and itself. What
+        fills up a chunk stands behind all that counts: nobody sees it, if its positions are written again before a
+        token reaches them.
         """
-        tokens, positions, lengths = (
-            hk.InputTensor(name, "int64", [size]) for name in ("tokens", "positions", "lengths")
-        )
+        tokens, positions = (hk.InputTensor(name, "int64", [size]) for name in ("tokens", "positions"))
         begin, end = (hk.InputTensor(name, "int64", [1]) for name in ("begin", "end"))
         x = self._weight("tok_embeddings", tokens)
-        x = self._layers(x, _Place(self, size, positions, begin, end, lengths))
+        x = self._layers(x, _Place(self, size, positions, begin, end))
         if not all_rows:
             x = x.gather(hk.InputTensor("row", "int64", [1])).reshape(self.config.dim)
         return self._logits(x)
@@ -115,7 +113,7 @@ class Transformer:
             key = place.rotate(self._linear(h, f"{layer}.wk"), config.num_kv_heads)
             keys = place.write(self._states[f"{layer}.keys"], key)
             values = place.write(self._states[f"{layer}.values"], self._linear(h, f"{layer}.wv"))
-            attended = query.attention(keys, values, place.lengths).reshape(x.shape)
+            attended = query.attention(keys, values, place.end).reshape(x.shape)
             x = x + self._linear(attended, f"{layer}.wo")
             h = x.rms_norm(self._weight(f"{layer}.ffn_norm"), config.norm_eps)
             gated = self._linear(h, f"{layer}.w1").silu() * self._linear(h, f"{layer}.w3")
@@ -165,13 +163,11 @@ class _Place:
         positions: hk.Tensor,
         begin: hk.Tensor,
         end: hk.Tensor,
-        lengths: hk.Tensor,
     ):
         self._config = of.config
         self._size = size
         self._rotation = of.rotation(positions)  # [size, head_dim / 2, 2]
-        self._begin, self._end = begin, end
-        self.lengths = lengths
+        self._begin, self.end = begin, end
 
     def rotate(self, x: hk.Tensor, heads: int) -> hk.Tensor:
         """Turns neighbouring pairs of each head by its position's angles: [heads, head_dim], or those of each token."""
@@ -184,4 +180,4 @@ class _Place:
 
     def write(self, state: hk.Tensor, rows: hk.Tensor) -> hk.Tensor:
         """A cache of keys or values with those of the block: [max_positions, kv_heads, head_dim]."""
-        return state.replace(rows.reshape(self._size, *state.shape[1:]), self._begin, self._end)
+        return state.replace(rows.reshape(self._size, *state.shape[1:]), self._begin, self.end)
