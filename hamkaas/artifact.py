@@ -176,7 +176,10 @@ class CudnnTensor:
 
 @dataclass(frozen=True)
 class CudnnNode:
-    """One operation of a cuDNN graph: 'matmul', 'add', 'mul', 'relu', 'silu', 'rmsnorm', 'sum_of_squares', 'sdpa'."""
+    """One operation of a cuDNN graph.
+
+    Its kind is 'matmul', 'add', 'mul', 'relu', 'silu', 'cast', 'rmsnorm', 'sum_of_squares' or 'sdpa'.
+    """
 
     kind: str
     inputs: tuple[int, ...]

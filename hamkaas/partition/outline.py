@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from xdsl.dialects import func
-from xdsl.dialects.builtin import FunctionType, f32, i32, tf32
+from xdsl.dialects.builtin import FunctionType, IntegerAttr, TensorType, f32, i32, i64, tf32
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
@@ -108,11 +108,18 @@ class Outliner:
         query, keys = tensor_type(op.query), tensor_type(op.keys)
         heads, d = query.get_shape()[-2:]
         positions, kv_heads, _ = keys.get_shape()
-        row = GraphTensorType.of([heads, 1, d], None, query.element_type)
+        rows = GraphTensorType.of([heads, op.queries, d], [d, heads * d, 1], query.element_type)
         cache = GraphTensorType.of([kv_heads, positions, d], [d, kv_heads * d, 1], keys.element_type)
-        types = (row, cache, cache, GraphTensorType.of([1], None, i32))
+        number = GraphTensorType.of([1], None, i32)
+        types = (rows, cache, cache, number)
         operands = [self._argument(value, 0, type) for value, type in zip(op.operands, types, strict=True)]
-        return cudnn.SdpaOp(operands, op.scale.value.data, row)
+        count = None
+        if op.queries > 1:
+            one = hamkaas.ConstantOp(IntegerAttr(op.queries, i64), TensorType(i64, [1]))
+            Rewriter.insert_op(one, InsertPoint.before(op))
+            count = self._argument(one.result, 0, number)
+        query, keys, values, length = operands
+        return cudnn.SdpaOp(query, keys, values, length, count, op.scale.value.data, rows)
 
     def _result_type(self, op: Operation) -> GraphTensorType:
         """In between values are f32; what is stored, or feeds a product, is of the type that it has in the graph."""

@@ -18,6 +18,7 @@ KINDS: dict[type[Operation], Pointwise] = {
     hamkaas.MulOp: Pointwise.MUL,
     hamkaas.ReluOp: Pointwise.RELU,
     hamkaas.SiluOp: Pointwise.SILU,
+    hamkaas.CastOp: Pointwise.CAST,
 }
 """Pointwise operations that cuDNN has."""
 
@@ -117,8 +118,8 @@ def _refuse_attention(op: hamkaas.AttentionOp, policy: Policy, tf32: bool) -> st
         return "expected query, keys and values of one element type"
     if query.get_shape()[-1] % HEADS_MULTIPLE:
         return f"expected heads of a multiple of {HEADS_MULTIPLE} elements, got {query.get_shape()[-1]}"
-    if len(query.get_shape()) == 3 and query.get_shape()[0] > 1:
-        return "expected one query: a length for each of several is no mask that cuDNN has"
+    if op.queries > 1 and not op.is_causal:
+        return "expected one query or causal ones: a length for each of several is no mask that cuDNN has"
     if is_f32(query) and not (policy.f32_attention and tf32):
         return "cuDNN's attention in f32 is three times slower than ours"
     return None

@@ -219,6 +219,9 @@ class _Builder:
     def silu(self, node: CudnnNode, x: Any) -> Any:
         return self.graph.swish(input=x)
 
+    def cast(self, node: CudnnNode, x: Any) -> Any:
+        return self.graph.identity(input=x)
+
     def rms_norm(self, node: CudnnNode, x: Any, weight: Any) -> Any:
         phase = self.cudnn.norm_forward_phase.INFERENCE
         eps = self.graph.tensor_scalar(node.number, self.cudnn.scalar_type.RUNTIME_PARAM)
@@ -230,9 +233,12 @@ class _Builder:
         square.set_data_type(self._dtype(self.spec.intermediate))
         return self.graph.reduction(input=square, mode=self.cudnn.reduction_mode.ADD).set_dim(dims).set_stride(strides)
 
-    def sdpa(self, node: CudnnNode, q: Any, k: Any, v: Any, length: Any) -> Any:
-        # The padding mask needs the length of the queries too; there is one query, and any length of at least 1
-        # covers it, so the length of the keys serves
+    def sdpa(self, node: CudnnNode, q: Any, k: Any, v: Any, length: Any, rows: Any = None) -> Any:
+        # The padding mask needs the number of queries too; of one query, any number of at least 1 covers it, so the
+        # length of the keys serves. One query needs no causal mask, with which it would be slower.
+        causal: dict[str, Any] = {}
+        if rows is not None:
+            causal = {"diagonal_alignment": self.cudnn.diagonal_alignment.BOTTOM_RIGHT, "diagonal_band_right_bound": 0}
         return self.graph.sdpa(
             q=q,
             k=k,
@@ -240,8 +246,9 @@ class _Builder:
             attn_scale=node.number,
             generate_stats=False,
             use_padding_mask=True,
-            seq_len_q=length,
+            seq_len_q=length if rows is None else rows,
             seq_len_kv=length,
+            **causal,
         )[0]
 
 
@@ -251,6 +258,7 @@ NODES: dict[str, Callable[..., Any]] = {
     "mul": _Builder.mul,
     "relu": _Builder.relu,
     "silu": _Builder.silu,
+    "cast": _Builder.cast,
     "rmsnorm": _Builder.rms_norm,
     "sum_of_squares": _Builder.sum_of_squares,
     "sdpa": _Builder.sdpa,

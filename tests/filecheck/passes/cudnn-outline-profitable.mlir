@@ -149,7 +149,7 @@ func.func @attention(%q: tensor<4x16xbf16>, %k: tensor<32x2x16xbf16>, %v: tensor
 // -----
 
 // A length for each of two queries is no mask that cuDNN has.
-// CHECK: remark: cudnn-outline: @queries: hamkaas.attention %y: expected one query: a length for each of several is no mask that cuDNN has
+// CHECK: remark: cudnn-outline: @queries: hamkaas.attention %y: expected one query or causal ones: a length for each of several is no mask that cuDNN has
 // CHECK-LABEL: func.func @queries
 // CHECK-NEXT: hamkaas.attention
 func.func @queries(%q: tensor<2x4x16xbf16>, %k: tensor<32x2x16xbf16>, %n: tensor<2xi64>) -> tensor<2x4x16xbf16> {
