@@ -54,10 +54,10 @@ _WORDS = {4: ("unsigned", "b32", "r"), 8: ("uint2", "v2.b32", "r"), 16: ("uint4"
 """For an access of so many bytes: the type that holds it, its PTX suffix and register class."""
 
 _STREAM = """\
-// Reads what is used once: not kept in L1
+// Reads what is used once: not kept in L1. As .nc it would be free to drift behind a wait that it stands before
 __device__ __forceinline__ {type} load_stream_{bytes}(const void* p) {{
   {type} v;
-  asm volatile("ld.global.nc.L1::no_allocate.{suffix} {registers}, [%{last}];" : {outputs} : "l"(p));
+  asm volatile("ld.global.L1::no_allocate.{suffix} {registers}, [%{last}];" : {outputs} : "l"(p));
   return v;
 }}
 """
@@ -187,8 +187,9 @@ class _KernelPrinter:
         for arg in self.func.body.block.args:
             assert kernel.is_memref(arg.type)
             const = "" if arg in stored else "const "
-            # what is const and restrict may be read at any time: before the launches that write it have ended, too
-            restrict = "" if const and arg in self.changing else "__restrict__ "
+            # what is const and restrict may be read at any time: before the launches that write it have ended, and
+            # weights only after the wait that their loads stand before
+            restrict = "" if const and self.func.constants is not None else "__restrict__ "
             args.append(f"{const}{self.type(arg.type.element_type)}* {restrict}{self.name(arg)}")
         self.block(self.func.body.block)
         block, grid = self.func.block.value.data, self.func.grid.value.data

@@ -51,6 +51,11 @@ def test_llama2_kernels_do_not_spill(name: str) -> None:
         assert 0 < kernel.registers <= 255
 
 
+def test_no_load_may_leave_its_place() -> None:
+    # ptxas moves what PTX calls .nc behind the wait for the launches ahead, and the reads of weights with it
+    assert "ld.global.nc" not in compile_ptx(step_source(MODELS["15M"]), ARCH)
+
+
 @pytest.mark.parametrize(("name", "size"), [("260K", 8), ("260K", 64), ("15M", 64), ("odd", 8), ("7B", 256)])
 def test_chunks_compile(name: str, size: int) -> None:
     config = MODELS[name]

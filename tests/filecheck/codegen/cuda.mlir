@@ -65,3 +65,22 @@ kernel.func @shared(%x: memref<64xf32>, %out: memref<64xf32>) attributes {grid =
   kernel.store %y, %out[%thread] : f32, memref<64xf32>
   kernel.return
 }
+
+// What is const and restrict may be read whenever the compiler likes; where a kernel waits, that would be after the
+// wait that the load stands before. As the load of a weight has no other reason to stay, it is no .nc either.
+// CHECK-LABEL: void __launch_bounds__(32) waits(
+// CHECK-NEXT: const float* x,
+// CHECK-NEXT: const float* w,
+// CHECK-NEXT: float* __restrict__ out) {
+// CHECK: load_stream_4(&w[thread])
+// CHECK-NEXT: asm volatile("griddepcontrol.wait;" ::: "memory");
+// CHECK-NEXT: x[thread]
+kernel.func @waits(%x: memref<32xf32>, %w: memref<32xf32>, %out: memref<32xf32>) attributes {grid = 1 : i64, block = 32 : i64, inputs = 2 : i64, results = array<i64: 2>, constants = array<i64: 1>} {
+  %thread = kernel.thread_id
+  %v = kernel.load %w[%thread] cache stream : memref<32xf32> -> f32
+  kernel.wait_dependency
+  %u = kernel.load %x[%thread] : memref<32xf32> -> f32
+  %y = arith.addf %u, %v : f32
+  kernel.store %y, %out[%thread] : f32, memref<32xf32>
+  kernel.return
+}
