@@ -297,6 +297,10 @@ class _KernelPrinter:
         width = _width(op.results[0])
         operands = [self.lanes(operand, width) for operand in op.operands]
         kind = type(op)
+        if (power := _power_of_two(op)) is not None:
+            # of int, which the compiler does not know to be positive, a division takes four instructions
+            text = f">> {power}" if kind is arith.DivUIOp else f"& {(1 << power) - 1}"
+            return [f"{operands[0][0]} {text}"]
         if (operator := _INTEGER.get(kind) or _FLOAT.get(kind)) is not None:
             return [f"{a} {operator} {b}" for a, b in zip(*operands, strict=True)]
         if (function := _FUNCTIONS.get(kind)) is not None:
@@ -469,6 +473,15 @@ _RESERVED = frozenset(
 )
 
 
+def _power_of_two(op: Operation) -> int | None:
+    """p, if an operation is the quotient or remainder of a number that is not negative and 2 to the p."""
+    if not isinstance(op, arith.DivUIOp | arith.RemUIOp) or not isinstance(op.rhs.owner, arith.ConstantOp):
+        return None
+    value = op.rhs.owner.value
+    number = value.value.data if isinstance(value, IntegerAttr) else 0
+    return number.bit_length() - 1 if number > 0 and number & (number - 1) == 0 else None
+
+
 def _width(value: SSAValue) -> int:
     return value.type.get_shape()[0] if kernel.is_vector(value.type) else 1
 
@@ -508,13 +521,15 @@ def _convert(printer: _KernelPrinter, op: Operation, operands: list[tuple[str, .
 def _reduce(printer: _KernelPrinter, op: Operation, operands: list[tuple[str, ...]]) -> list[str]:
     assert isinstance(op, kernel.ReduceOp)
     parts: list[str] = list(printer.names[op.value])
+    if op.combine.data is kernel.Combine.ADD:
+        # two chains: each addition of a product but the first becomes one instruction with it
+        half = -(-len(parts) // 2)
+        chains = [" + ".join(chain) for chain in (parts[:half], parts[half:]) if chain]
+        return [" + ".join(f"({chain})" if " " in chain else chain for chain in chains)]
     while len(parts) > 1:  # as a tree: neighbours first
         pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
-        if op.combine.data is kernel.Combine.ADD:
-            parts = [f"({' + '.join(pair)})" for pair in pairs]
-        else:
-            parts = [f"fmaxf({', '.join(pair)})" if len(pair) == 2 else pair[0] for pair in pairs]
-    return [parts[0].removeprefix("(").removesuffix(")") if op.combine.data is kernel.Combine.ADD else parts[0]]
+        parts = [f"fmaxf({', '.join(pair)})" if len(pair) == 2 else pair[0] for pair in pairs]
+    return parts
 
 
 def _compare_floats(printer: _KernelPrinter, op: Operation, operands: list[tuple[str, ...]]) -> list[str]:

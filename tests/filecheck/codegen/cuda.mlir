@@ -84,3 +84,37 @@ kernel.func @waits(%x: memref<32xf32>, %w: memref<32xf32>, %out: memref<32xf32>)
   kernel.store %y, %out[%thread] : f32, memref<32xf32>
   kernel.return
 }
+
+// An index is not negative, so that powers of two divide by a shift; of six it is left to the compiler.
+// CHECK-LABEL: void __launch_bounds__(32) divisions(
+// CHECK: thread >> 3;
+// CHECK-NEXT: thread & 7;
+// CHECK-NEXT: thread / 6;
+kernel.func @divisions(%out: memref<32xf32>) attributes {grid = 1 : i64, block = 32 : i64, inputs = 0 : i64, results = array<i64: 0>} {
+  %c6 = arith.constant 6 : index
+  %c8 = arith.constant 8 : index
+  %zero = arith.constant 0.0 : f32
+  %thread = kernel.thread_id
+  %0 = arith.divui %thread, %c8 : index
+  %1 = arith.remui %thread, %c8 : index
+  %2 = arith.divui %thread, %c6 : index
+  %3 = arith.addi %0, %1 : index
+  %4 = arith.addi %3, %2 : index
+  kernel.store %zero, %out[%4] : f32, memref<32xf32>
+  kernel.return
+}
+
+// The lanes of a vector are added up in two chains, which products join as one instruction each.
+// CHECK-LABEL: void __launch_bounds__(32) sum(
+// CHECK: = ({{[a-z0-9_]+}} + {{[a-z0-9_]+}} + {{[a-z0-9_]+}} + {{[a-z0-9_]+}}) + ({{[a-z0-9_]+}} + {{[a-z0-9_]+}} + {{[a-z0-9_]+}} + {{[a-z0-9_]+}});
+// CHECK: = fmaxf(fmaxf(fmaxf(
+kernel.func @sum(%x: memref<8xf32>, %out: memref<2xf32>) attributes {grid = 1 : i64, block = 32 : i64, inputs = 1 : i64, results = array<i64: 1>} {
+  %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  %v = kernel.load %x[%c0] : memref<8xf32> -> vector<8xf32>
+  %s = kernel.reduce add %v : vector<8xf32> -> f32
+  %m = kernel.reduce max %v : vector<8xf32> -> f32
+  kernel.store %s, %out[%c0] : f32, memref<2xf32>
+  kernel.store %m, %out[%c1] : f32, memref<2xf32>
+  kernel.return
+}
