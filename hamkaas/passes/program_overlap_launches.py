@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from xdsl.context import Context
 from xdsl.dialects import scf
-from xdsl.dialects.builtin import DenseArrayBase, ModuleOp, i64
+from xdsl.dialects.builtin import DenseArrayBase, IndexType, IntegerType, ModuleOp, i64
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -21,7 +21,9 @@ class ProgramOverlapLaunchesPass(ModulePass):
     """Split each kernel in two by a `kernel.wait_dependency`: what needs nothing but weights, and the rest.
 
     1. An argument is constant if every launch of the kernel passes a weight for it.
-    2. An operation is early if it is pure, or loads from a constant argument, and all its operands are early.
+    2. An operation is early if it is pure, or loads from a constant argument, and all its operands are early. Loads
+       behind the first computation that is not early are not: a schedule that puts them there has them in mind for
+       later, when registers are free again.
     3. Early operations move ahead of the others of their block; the wait comes between. A branch whose condition is
        early is not waited for as a whole, but within each of its sides.
 
@@ -72,13 +74,18 @@ def _overlap(function: kernel.FuncOp, constants: Sequence[int]) -> None:
 
 def _split(block: Block, known: set[SSAValue]) -> None:
     """Moves the early operations of a block to its start; adds their results to `known`, the early values."""
-    late = [op for op in block.ops if not _note_early(op, known)]
+    early: list[Operation] = []
+    late: list[Operation] = []
+    computing = False
+    for op in block.ops:
+        is_early = not (computing and isinstance(op, kernel.LoadOp)) and _note_early(op, known)
+        (early if is_early else late).append(op)
+        computing = computing or not (is_early or _fetches(op))
     terminator = late.pop()
     boundary = late[0] if late else terminator
-    for op in list(block.ops):
-        if op not in late and op is not terminator:
-            op.detach()
-            Rewriter.insert_op(op, InsertPoint.before(boundary))
+    for op in early:
+        op.detach()
+        Rewriter.insert_op(op, InsertPoint.before(boundary))
     if isinstance(boundary, scf.IfOp) and boundary.cond in known:
         for region in (boundary.true_region, boundary.false_region):
             if region.blocks:
@@ -87,6 +94,13 @@ def _split(block: Block, known: set[SSAValue]) -> None:
         if boundary is terminator:
             return
     Rewriter.insert_op(kernel.WaitDependencyOp(), InsertPoint.before(boundary))
+
+
+def _fetches(op: Operation) -> bool:
+    """Whether an operation does no more than to bring something: a load, or arithmetic about where it is."""
+    if isinstance(op, (kernel.LoadOp, kernel.ConvertOp, kernel.PackOp)) or op.dialect_name() == "vector":
+        return True
+    return op.dialect_name() == "arith" and all(isinstance(r.type, IndexType | IntegerType) for r in op.results)
 
 
 def _note_early(op: Operation, known: set[SSAValue]) -> bool:

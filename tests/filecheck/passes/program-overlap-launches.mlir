@@ -89,3 +89,32 @@ program.func @main {
   %y = program.output 0 : memref<2xf32>
   program.launch @sides(%x, %w, %v, %y) : memref<1xf32>, memref<1xf32>, memref<1xf32>, memref<2xf32>
 }
+
+// -----
+
+// The second weight stands behind a computation from the vector: it is meant to come later, and stays.
+// CHECK-LABEL: kernel.func @later
+// CHECK: kernel.load %w[[[I:%.*]]]
+// CHECK-NEXT: kernel.wait_dependency
+// CHECK-NEXT: kernel.load %x[[[I]]]
+// CHECK-NEXT: arith.mulf
+// CHECK-NEXT: kernel.load %v[[[I]]]
+hamkaas.weight @w : tensor<32xf32>
+hamkaas.weight @v : tensor<32xf32>
+kernel.func @later(%x: memref<32xf32>, %w: memref<32xf32>, %v: memref<32xf32>, %out: memref<32xf32>) attributes {grid = 1 : i64, block = 32 : i64, inputs = 3 : i64, results = array<i64: 3>} {
+  %i = kernel.thread_id
+  %0 = kernel.load %x[%i] : memref<32xf32> -> f32
+  %1 = kernel.load %w[%i] : memref<32xf32> -> f32
+  %2 = arith.mulf %0, %1 : f32
+  %3 = kernel.load %v[%i] : memref<32xf32> -> f32
+  %4 = arith.addf %2, %3 : f32
+  kernel.store %4, %out[%i] : f32, memref<32xf32>
+  kernel.return
+}
+program.func @main {
+  %x = program.input "x" : memref<32xf32>
+  %w = program.symbol @w : memref<32xf32>
+  %v = program.symbol @v : memref<32xf32>
+  %y = program.output 0 : memref<32xf32>
+  program.launch @later(%x, %w, %v, %y) : memref<32xf32>, memref<32xf32>, memref<32xf32>, memref<32xf32>
+}
