@@ -90,6 +90,37 @@ SHAPES = ((1,), (5,), (8,), (17,), (64,), (257,), (3, 5), (4, 8), (1, 9), (100, 
 """Around the sizes of vectors, warps and blocks, and with axes of 1."""
 
 
+NARROW = (
+    (16, 5, "i8 4"),
+    (33, 6, "float16"),
+    (288, 33, "i8 32"),
+    (288, 17, "bfloat16"),
+    (768, 20, "i8 64"),
+    (1024, 9, "float16"),
+    (1028, 10, "float16"),
+    (1028, 3, "i8 4"),
+    (1040, 7, "i8 16"),
+    (1104, 21, "i8 8"),
+    (1200, 13, "bfloat16"),
+    (2048, 66, "i8 32"),
+    (2048, 1, "float16"),
+    (4096, 40, "float32"),
+    (4096, 40, "float16"),
+    (4096, 33, "bfloat16"),
+    (4096, 18, "i8 4"),
+    (4096, 31, "i8 16"),
+    (4096, 40, "i8 32"),
+    (4096, 2, "i8 64"),
+    (8192, 12, "i8 32"),
+    (11008, 17, "float32"),
+    (11008, 17, "float16"),
+    (11008, 34, "i8 32"),
+    (11008, 5, "i8 64"),
+    (14336, 12, "i8 32"),
+)
+"""Vector sizes, columns and matrices of products with one row: around what a warp and a block take at a time."""
+
+
 def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     """(name, how to make it) of a case for every operation and shape rule."""
     for shape in SHAPES:
@@ -142,6 +173,8 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     for dtype in (np.float16, ml_dtypes.bfloat16):
         yield f"cast-{np.dtype(dtype).name}", lambda d=dtype: _cast(d)
     yield "dequantize", _dequantize
+    for n, k, form in NARROW:
+        yield f"narrow-{n}x{k}-{form}", lambda n=n, k=k, f=form: _narrow(n, k, f)
     for rows, n in ((1, 8), (5, 33), (16, 64)):
         yield f"rms_scale-{rows}x{n}", lambda r=rows, n=n: _rms_scale(r, n)
     for seed in range(8):
@@ -292,6 +325,38 @@ def _cast(dtype: Any) -> Case:
         narrow @ w.permute(1, 0),
     )
     return m.case(*outputs, tolerance=1e-2)
+
+
+def _narrow(n: int, k: int, form: str) -> Case:
+    """Products of one row with matrices that are weights: alone, two that meet, and three of one norm with rotation."""
+    m = Maker(24)
+    dtype, _, group = form.partition(" ")
+
+    def matrix(rows: int) -> hk.Tensor:
+        if not group:
+            array = m.rng.standard_normal((rows, n)).astype(np.float32)
+            narrow = array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+            return hk.ConstantTensor(narrow).permute(1, 0)
+        values = m.rng.integers(-127, 128, (rows, n)).astype(np.int8)
+        scales = (m.rng.random((rows, n // int(group))) / 64).astype(np.float32)
+        return hk.dequantize(hk.ConstantTensor(values), hk.ConstantTensor(scales)).permute(1, 0)
+
+    x, turns, row = m.real(n), m.real(9, k, 2), m.index(3)
+    h = x.rms_norm(hk.ConstantTensor(m.rng.standard_normal(n).astype(np.float32)))
+
+    def turned() -> hk.Tensor:
+        return (h @ matrix(2 * k)).reshape(1, k, 2).complex_hadamard_product(turns.gather(row)).reshape(1, 2 * k)
+
+    keys, values = m.real(8, 2 * k), m.real(8, 2 * k)
+    end = m.index(4)
+    outputs = (
+        m.real(k) + x @ matrix(k),
+        (h @ matrix(k)).silu() * (h @ matrix(k)),
+        turned(),
+        keys.replace(turned(), row, end),
+        values.replace((h @ matrix(2 * k)).reshape(1, 2 * k), row, end),
+    )
+    return m.case(*outputs)
 
 
 def _rms_scale(rows: int, n: int) -> Case:

@@ -46,12 +46,16 @@ class Builder:
         self.block = entry
         self.first_block = 0
         """Number of the block in the grid that is block 0 for the schedule at work."""
+        self.loops = 0
+        """How many loops are open."""
         self._known: list[dict[Hashable, SSAValue]] = [{}]
+        self._buffers: list[SSAValue] = []
+        self._free: list[SSAValue] = []
 
-    @property
-    def depth(self) -> int:
-        """How many loops and branches are open."""
-        return len(self._known) - 1
+    def begin_part(self, first_block: int) -> None:
+        """From here on blocks run that have run none of what was built before: they have no use for its buffers."""
+        self.first_block = first_block
+        self._free = list(self._buffers)
 
     def insert(self, op: Operation) -> Operation:
         """Appends an operation."""
@@ -180,7 +184,13 @@ class Builder:
 
     def shared(self, size: int, element: Attribute = f32) -> SSAValue:
         """A buffer of the block's own memory. Allocated at the start of the kernel, wherever it is asked for."""
-        return self._at_entry(kernel.AllocOp(element, size))
+        op = kernel.AllocOp(element, size)
+        for buffer in self._free:
+            if buffer.type == op.memref.type:
+                self._free.remove(buffer)
+                return buffer
+        self._buffers.append(self._at_entry(op))
+        return op.memref
 
     def barrier(self) -> None:
         """Waits for the threads of the block."""
@@ -285,6 +295,10 @@ class Builder:
         """a // b of indices that are not negative."""
         return self._one(arith.DivUIOp(a, b))
 
+    def xor_index(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        """Bits that differ between two indices."""
+        return self._one(arith.XOrIOp(a, b))
+
     def index_cast(self, value: SSAValue, type: Attribute = INDEX) -> SSAValue:
         """Between index and i64."""
         return self._one(arith.IndexCastOp(value, type))
@@ -326,9 +340,11 @@ class Builder:
         block = Block(arg_types=[INDEX, *(value.type for value in carried)])
         block.args[0].name_hint = hint
         outer, self.block = self.block, block
+        self.loops += 1
         self._known.append({})
         results = body(block.args[0], list(block.args[1:]))
         self._known.pop()
+        self.loops -= 1
         block.add_op(scf.YieldOp(*results))
         self.block = outer
         op = scf.ForOp(low, high, self.number(step), carried, block)

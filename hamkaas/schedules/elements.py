@@ -102,6 +102,31 @@ class Elements:
             case _:
                 raise AssertionError(f"{value.owner} has no element of its own: its schedule must provide it")
 
+    def alike(self, value: SSAValue) -> int:
+        """How many neighbours along the last axis of memory share a factor in `factored`; 0 where there is none."""
+        while not isinstance(value, BlockArgument) and value not in self.known:
+            match value.owner:
+                case hamkaas.ReshapeOp() | hamkaas.PermuteOp() | hamkaas.SliceOp() as op:
+                    value = op.input
+                case hamkaas.DequantizeOp() as op:
+                    return op.group
+                case _:
+                    break
+        return 0
+
+    def factored(self, value: SSAValue, index: Position) -> tuple[SSAValue, SSAValue | None]:
+        """(x, f) such that element `index` of `value` is x * f, and f, unless it is None, is the same for all lanes.
+
+        A sum over the lanes may leave f to its end.
+        """
+        match value.owner:
+            case hamkaas.ReshapeOp() | hamkaas.PermuteOp() | hamkaas.SliceOp() as op if value not in self.known:
+                return self.factored(*self.through_view(op, index))
+            case hamkaas.DequantizeOp() as op if lane_in(group := index[-1] // op.group) is None:
+                return self.at(op.values, index), self.at(op.scales, (*index[:-1], group))
+            case _:
+                return self.at(value, index), None
+
     def _operands(self, op: hamkaas.BinaryOp, index: Position) -> tuple[SSAValue, SSAValue]:
         return self.at(op.lhs, index), self.at(op.rhs, broadcast(index, shape_of(op.rhs)))
 

@@ -182,7 +182,7 @@ class Lowering:
     def begin(self, output: Output, first_block: int) -> None:
         """From here on the part for this output is lowered, whose first block is this one of the grid."""
         self.output = output
-        self.builder.first_block = first_block
+        self.builder.begin_part(first_block)
         needed: set[Operation] = set()
         todo = [output.value.owner]
         while todo:

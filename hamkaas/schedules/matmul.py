@@ -22,6 +22,7 @@ from hamkaas.dialects.kernel import Combine
 from hamkaas.schedules.elements import Position, element_bytes, shape_of
 from hamkaas.schedules.index import Index, Lane, Var
 from hamkaas.schedules.lowering import Lowering
+from hamkaas.schedules.staged import CHUNK, Staged
 from hamkaas.schedules.team import WARP, Span, Team
 
 CPU_BLOCKS = 16
@@ -39,8 +40,17 @@ CPU_AXPY_ROWS, CPU_AXPY_VECTORS = 4, 2
 CUDA_THREADS = 256
 """Threads of a block of all CUDA products."""
 
-VECTORS = 32
-"""Products with one row: vectors of the matrix that a thread has in flight at most, 4 registers each."""
+IN_FLIGHT = 64
+"""Products with one row: registers of a thread that hold what is on its way from the matrix."""
+
+STAGED_FROM, STAGED_TO = 1024, 11 * 1024
+"""Sizes of a vector that is staged: worth it from the one; up to the other it fits a block's 48 KB, with some sums."""
+
+STAGED_LOADS, STAGED_BLOCKS = 12, 256
+"""Loads of a thread from the matrix at most, and blocks of a kernel at least, where that is possible."""
+
+STAGE_IN_FLIGHT = 4
+"""Vectors that a thread has in flight while the block stages its vector."""
 
 CUDA_TILE, CUDA_DEPTH, CUDA_MICRO = 64, 16, 4
 """Tiled: outputs along a side of a block's tile, depth of a stage, outputs along a side of a thread's tile."""
@@ -268,21 +278,45 @@ def _cpu_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class VectorShape:
-    """How a product with one row is shared out: `block` threads, teams of `team` threads, `columns` outputs a team."""
+    """How a product with one row is shared out."""
 
     block: int
+    """Threads of a block; the same in all parts of a kernel."""
     team: int
+    """Threads that share a loop: a warp, or all of the block."""
     columns: int
+    """Outputs of each product that a team computes."""
+    staged: bool = False
+    """Whether the block keeps the vector in its memory, where that is possible.
+
+    Then a thread takes 16 bytes of the matrix at a time, whatever their type; else 4 elements, as many as 16 bytes of
+    the vector have: neighbours must read neighbours, which counts for more than wide loads of the matrix.
+    """
+    in_flight: int = IN_FLIGHT
+    """Registers of a thread for what is on its way from the matrix."""
 
 
-def vector_shape(n: int, total: int) -> VectorShape:
-    """The shape for a product [n] x [n, k], of a kernel with this many columns in all its products.
+def vector_shape(n: int, total: int, size: int = 4, products: int = 1) -> VectorShape:
+    """The shape for `products` products [n] x [n, k], in a kernel with this many columns in all of its products.
+
+    `size` is the number of bytes of an element of the matrix; the block does not depend on it.
 
     A whole block works on two columns at a time, so that all of its loads are in flight at once. Measured on an H200
     over blocks of 128 and 256, teams of a warp and of a block, and 1, 2 and 4 columns: see docs/performance.md.
+
+    With bytes, arithmetic counts: the vector is staged. A team takes two rows, and is the smallest whose threads load
+    no more than STAGED_LOADS times and which leaves work for STAGED_BLOCKS blocks.
     """
     threads = 128 if min(n, total) <= 512 else 256
-    return VectorShape(threads, threads, 2)
+    if size > 1 or n % 16 or not STAGED_FROM <= n <= STAGED_TO:
+        return VectorShape(threads, threads, 2)
+    columns = max(1, 2 // products)
+    rows, team = columns * products, WARP
+    while team < threads and (
+        n * size * rows > 16 * STAGED_LOADS * team or total * team < STAGED_BLOCKS * rows * threads
+    ):
+        team *= 2
+    return VectorShape(threads, team, columns, staged=True)
 
 
 def _columns(lowering: Lowering) -> int:
@@ -291,65 +325,139 @@ def _columns(lowering: Lowering) -> int:
 
 
 def _element_bytes(lowering: Lowering, product: Product) -> int:
-    """Bytes of an element of the matrix where it lies in memory."""
-    source = lowering.elements.source(product.ops[0].rhs, product.rhs_at(*[Index.of(0)] * 3))
-    return 4 if source is None else element_bytes(tensor_type(source[0]).element_type)
+    """Bytes of an element of the matrix, of the widest of several, where it lies in memory."""
+    sources = [lowering.elements.source(op.rhs, product.rhs_at(*[Index.of(0)] * 3)) for op in product.ops]
+    return max(4 if source is None else element_bytes(tensor_type(source[0]).element_type) for source in sources)
 
 
 def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
-    """One row: each team of threads takes a few columns and runs along k with 16-byte loads, many in flight."""
+    """One row: each team of threads takes a few columns and runs along k with wide loads, many in flight."""
     b, e = lowering.builder, lowering.elements
-    shape = vector_shape(product.n, _columns(lowering))
-    # 16 bytes of the vector: neighbours read neighbours, which counts for more than wide loads of a narrow matrix
-    lanes = gcd(lowering.lanes, product.n)
+    size = _element_bytes(lowering, product)
+    shape = vector_shape(product.n, _columns(lowering), size, len(product.ops))
+    # lanes that share a factor leave it to the end of their sum
+    wide = gcd(16 // size, product.n, *(e.alike(op.rhs) for op in product.ops))
+    stages = shape.staged and product.n <= STAGED_TO and wide % CHUNK == 0 and wide * size >= 8
+    lanes = wide if stages else gcd(lowering.lanes, product.n)
     columns = min(_even(shape.columns, product.k, _pairs(lowering)), product.k)
     teams = shape.block // shape.team
     tiles = -(-product.k // columns)
     grid = -(-tiles // teams)
     thread = b.thread_id(shape.block)
+    of_block = Index.ZERO if teams == 1 else b.var(b.index(thread // shape.team), teams, "team")
+    number = b.index(b.block_id(grid) * teams + of_block)
+    mine = None
+    if tiles % teams:  # the teams that are left over do what the last one does, but keep it to themselves
+        mine = b.compare("slt", number, b.number(tiles))
+        number = b.minimum(number, b.number(tiles - 1))
+    j0 = _tiles(lowering, number, product.k, columns)
+    rows = [(op, j0 + j) for op in product.ops for j in range(columns)]
     rounds = -(-product.n // (lanes * shape.team))
+    most = max(1, shape.in_flight * 4 // (lanes * size * len(rows)))
     member = thread if teams == 1 else b.var(b.index(thread % shape.team), shape.team, "lane")
-    in_flight = VECTORS * 4 // (_element_bytes(lowering, product) * columns * len(product.ops))
-    team = Team(b, shape.team, lanes, member, unroll=max(1, min(rounds, in_flight)))
-    number = b.index(b.block_id(grid) * teams + thread // shape.team)
-    zero = Index.of(0)
+    unroll = -(-rounds // -(-rounds // most))
+    team = Team(b, shape.team, lanes, member, unroll, teams=teams, number=of_block)
     norm = _norm(lowering, product)
+    span = Span(product.n)
 
-    def tile() -> None:
-        j0 = _tiles(lowering, number, product.k, columns)
+    def right(n: Index) -> list[tuple[SSAValue, SSAValue | None]]:
+        if norm is not None and not stages:
+            e.at(norm.weight, (n,))
+        return [e.factored(op.rhs, product.rhs_at(Index.ZERO, n, j)) for op, j in rows]
 
-        def right(n: Index) -> list[SSAValue]:
-            return [e.at(op.rhs, product.rhs_at(zero, n, j0 + j)) for op in product.ops for j in range(columns)]
+    # all of the first batch is on its way before the vector is there
+    first = [factor for n in team.first(span) for _, factor in right(n)]
+    scalars = any(factor is not None for factor in first)
+    staged, squares = None, []
+    if stages:
+        staged, squares = _stage(lowering, product, Team(b, shape.block, CHUNK, thread, unroll=STAGE_IN_FLIGHT))
 
-        def products(n: Index) -> list[SSAValue]:
-            weights = right(n)
-            if norm is None:
-                left = e.at(product.lhs, product.lhs_at(zero, zero, n))
-                return [b.mul(left, y) for y in weights]
-            # the scale of the norm is one factor for all, so that it can wait until the sums are known
-            x = e.at(norm.input, (n,))
-            left = b.mul(x, e.at(norm.weight, (n,)))
-            return [*(b.mul(left, y) for y in weights), b.mul(x, x)]
+    def joined(x: SSAValue) -> SSAValue:
+        return b.reduce(Combine.ADD, x) if scalars else x
 
-        span = Span(product.n)
-        for n in team.straight(span):
-            right(n)  # all of the matrix is on its way before the first use, and before the vector is there
-            if norm is not None:
-                e.at(norm.weight, (n,))
-        count = columns * len(product.ops)
-        sums = team.reduce(span, [Combine.ADD] * (count if norm is None else count + 1), products)
-        if norm is not None:
-            scale = _norm_scale(lowering, norm, sums[-1])
-            sums = [b.mul(total, scale) for total in sums[:-1]]
-        places = [product.result_at(zero, zero, j0 + j) for j in range(columns)]
-        first = b.compare("eq", b.index(team.thread), b.number(0))
-        b.when(first, lambda: _finish(lowering, product, places, sums))
+    def products(n: Index) -> list[SSAValue]:
+        left, more = (staged.get(n), []) if staged is not None else _unscaled(lowering, product, n)
+        sums = [(joined(b.mul(left, numbers)), factor) for numbers, factor in right(n)]
+        return [*(x if factor is None else b.mul(x, factor) for x, factor in sums), *map(joined, more)]
 
-    if tiles % teams:
-        b.when(b.compare("slt", number, b.number(tiles)), tile)
-    else:
-        tile()
+    kinds = [Combine.ADD] * (len(rows) + (norm is not None and staged is None))
+    sums = team.reduce(span, kinds, products, scalars=scalars, ahead=right)
+    if norm is not None:
+        scale = _norm_scale(lowering, norm, [*sums[len(rows) :], *squares][0])
+        sums = [b.mul(total, scale) for total in sums[: len(rows)]]
+    _finish_columns(lowering, product, member, j0, sums, mine)
     return grid, shape.block
+
+
+def _unscaled(lowering: Lowering, product: Product, n: Index) -> tuple[SSAValue, list[SSAValue]]:
+    """Element n of the vector; of a norm, what its scale is a factor of, and the square that the scale is made of.
+
+    The scale is one factor for all products, so that it can wait until their sums are known.
+    """
+    b, e = lowering.builder, lowering.elements
+    if (norm := _norm(lowering, product)) is None:
+        return e.at(product.lhs, product.lhs_at(Index.ZERO, Index.ZERO, n)), []
+    x = e.at(norm.input, (n,))
+    return b.mul(x, e.at(norm.weight, (n,))), [b.mul(x, x)]
+
+
+def _stage(lowering: Lowering, product: Product, everyone: Team) -> tuple[Staged, list[SSAValue]]:
+    """Puts the vector into the block's memory; gives the sum of squares for a norm's scale, if there is a norm."""
+    b, e = lowering.builder, lowering.elements
+    staged = Staged(b, product.n)
+    norm, span = _norm(lowering, product), Span(product.n)
+
+    def put(n: Index) -> list[SSAValue]:
+        x, more = _unscaled(lowering, product, n)
+        staged.put(n, x)
+        return more
+
+    if norm is None:
+        everyone.each(
+            span, put, repeat=True, ahead=lambda n: e.at(product.lhs, product.lhs_at(Index.ZERO, Index.ZERO, n))
+        )
+        b.barrier()
+        return staged, []
+    for n in everyone.first(span):
+        e.at(norm.weight, (n,))
+    # the barrier of the sum serves the vector too
+    squares = everyone.reduce(
+        span, [Combine.ADD], put, ahead=lambda n: (e.at(norm.input, (n,)), e.at(norm.weight, (n,)))
+    )
+    return staged, squares
+
+
+def _finish_columns(
+    lowering: Lowering,
+    product: Product,
+    thread: Index,
+    j0: Index,
+    sums: Sequence[SSAValue],
+    mine: SSAValue | None,
+) -> None:
+    """Stores the columns of a team from j0 on: one column, or one pair of columns, for each of its first threads.
+
+    All threads have the sums. With `mine`, only teams for which it holds store anything.
+    """
+    b = lowering.builder
+    columns = len(sums) // len(product.ops)
+    together = _pairs(lowering) if product.k % _pairs(lowering) == 0 else 1
+    takers = columns // together
+
+    def finish() -> None:
+        taker = b.var(b.index(thread), takers, "thread") if takers > 1 else Index.ZERO
+        totals: list[SSAValue] = []
+        for first in range(0, len(sums), columns):
+            for number in range(together):
+                total, *others = sums[first + number : first + columns : together]
+                for other, value in enumerate(others, 1):
+                    total = b.select(b.compare("eq", b.index(taker), b.number(other)), value, total)
+                totals.append(total)
+        places = [product.result_at(Index.ZERO, Index.ZERO, j0 + taker * together + j) for j in range(together)]
+        _finish(lowering, product, places, totals)
+
+    takes = b.compare("slt", b.index(thread), b.number(takers))
+    b.when(takes if mine is None else b.both(takes, mine), finish)
 
 
 def _cuda_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:

@@ -36,6 +36,9 @@ Join: TypeAlias = Callable[[list[SSAValue]], list[SSAValue]]
 Masked: TypeAlias = Callable[[Index, SSAValue, list[SSAValue]], list[SSAValue]]
 """One vector that counts only where a condition holds: index, condition, carried values."""
 
+Ahead: TypeAlias = Callable[[Index], object]
+"""Builds loads for an element, which are there when it is asked for."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -56,7 +59,8 @@ class Span:
 class Team:
     """`threads` threads, of which this is number `thread`, each with `lanes` vector lanes.
 
-    Up to a warp, a power of two, or whole warps: then they are all threads of the block.
+    Up to a warp, a power of two, or whole warps: then `teams` of them are all threads of the block, this one is number
+    `number`, and all do the same.
     """
 
     builder: Builder
@@ -64,25 +68,48 @@ class Team:
     lanes: int
     thread: Index
     unroll: int = 1
-    """Vectors of one thread that a round of a loop covers."""
+    """Vectors of one thread that are a batch: a round of a loop covers them, and their loads come first."""
     chains: bool = False
     """Whether each of them has its own accumulators, so that one addition need not wait for the other."""
+    teams: int = 1
+    number: Index = Index.ZERO
 
     def solo(self) -> "Team":
         """Each thread on its own, with its lanes."""
         return Team(self.builder, 1, self.lanes, Index.of(0))
 
-    def each(self, span: Span, body: Callable[[Index], None]) -> None:
-        """`body(k)` for all k of the span, shared out; k may mention a lane."""
-        self._run(span, [], lambda k, state, _: body(k) or state, lambda state: state)
+    def each(
+        self, span: Span, body: Callable[[Index], object], *, repeat: bool = False, ahead: Ahead | None = None
+    ) -> None:
+        """`body(k)` for all k of the span, shared out; k may mention a lane.
+
+        `repeat`: threads that are left without one at the end do the last one too, rather than branch around it.
+        """
+
+        def step(k: Index, state: list[SSAValue], _: object) -> list[SSAValue]:
+            body(k)
+            return state
+
+        masked: Masked | None = (lambda k, here, state: step(k, state, here)) if repeat else None
+        self._run(span, [], step, lambda state: state, masked, ahead)
 
     def reduce(
-        self, span: Span, kinds: Sequence[Combine], element: Callable[[Index], Sequence[SSAValue]]
+        self,
+        span: Span,
+        kinds: Sequence[Combine],
+        element: Callable[[Index], Sequence[SSAValue]],
+        *,
+        scalars: bool = False,
+        ahead: Ahead | None = None,
     ) -> list[SSAValue]:
-        """Joins `element(k)` over all k of the span, several reductions at once; every thread gets the results."""
+        """Joins `element(k)` over all k of the span, several reductions at once; every thread gets the results.
+
+        `scalars`: the elements have no lanes, though k may. `ahead(k)` is called for all k of a batch before the first
+        `element(k)`; the first batch of a whole axis stands before any loop.
+        """
         b = self.builder
         copies = self.unroll if self.chains and span.is_static else 1
-        width = self._width(span)
+        width = 1 if scalars else self._width(span)
         identities = [b.real(IDENTITY[kind], width) for kind in kinds]
         start = [b.real(IDENTITY[kind], width) for _ in range(copies) for kind in kinds]
 
@@ -105,17 +132,28 @@ class Team:
             joined = [b.combine(kind, old, new) for kind, old, new in zip(kinds, state, last, strict=False)]
             return [*joined, *state[len(kinds) :]]
 
-        totals = self._run(span, start, step, join, masked)
+        totals = self._run(span, start, step, join, masked, ahead)
         return self.across(totals, [partial(b.combine, kind) for kind in kinds])
+
+    def first(self, span: Span) -> list[Index]:
+        """The indices of the first batch that `reduce` asks this thread for, in order."""
+        rounds, ragged = divmod(span.size // self._width(span), self.threads)
+        if not span.is_static:
+            return []
+        return self._indices(span, min(rounds, self.unroll), ragged if rounds < self.unroll else 0)
 
     def straight(self, span: Span) -> list[Index]:
         """The indices that `reduce` asks this thread for, in order, if it does so without a loop; else none."""
-        width = self._width(span)
-        rounds, ragged = divmod(span.size // width, self.threads)
-        if not span.is_static or rounds > self.unroll or span.size % width:
+        rounds, ragged = divmod(span.size // self._width(span), self.threads)
+        if not span.is_static or rounds > self.unroll or span.size % self._width(span):
             return []
+        return self._indices(span, rounds, ragged)
+
+    def _indices(self, span: Span, rounds: int, ragged: int) -> list[Index]:
+        """The vectors of some rounds, the last of which may be for `ragged` threads only."""
+        width = self._width(span)
+        full = [self._vector(Index.of(round), width) for round in range(rounds)]
         lane = Index.of(Lane(width)) if width > 1 else Index.of(0)
-        full = [(Index.of(round) * self.threads + self.thread) * width + lane for round in range(rounds)]
         return [*full, self._last(rounds, ragged) * width + lane] if ragged else full
 
     def across(self, values: Sequence[SSAValue], combine: Sequence[Combiner]) -> list[SSAValue]:
@@ -128,21 +166,22 @@ class Team:
         if self.threads <= WARP:
             return list(values)
         warps = self.threads // WARP
-        slots = [b.shared(warps, value.type) for value in values]
-        if b.depth:
+        slots = [b.shared(self.teams * warps, value.type) for value in values]
+        first = self.number * warps
+        if b.loops:
             b.barrier()  # the slots may still be read by the round before
 
         def leave() -> None:
             for value, slot in zip(values, slots, strict=True):
-                b.store(value, slot, b.index(self.thread // WARP))
+                b.store(value, slot, b.index(first + self.thread // WARP))
 
         b.when(b.compare("eq", b.index(self.thread % WARP), b.number(0)), leave)
         b.barrier()
         totals: list[SSAValue] = []
         for slot, join in zip(slots, combine, strict=True):
-            total = b.load(slot, b.number(0))
+            total = b.load(slot, b.index(first))
             for warp in range(1, warps):
-                total = join(total, b.load(slot, b.number(warp)))
+                total = join(total, b.load(slot, b.index(first + warp)))
             totals.append(total)
         return totals
 
@@ -155,11 +194,17 @@ class Team:
         return self.lanes if span.size >= self.lanes else 1
 
     def _run(
-        self, span: Span, state: list[SSAValue], step: Step, join: Join, masked: Masked | None = None
+        self,
+        span: Span,
+        state: list[SSAValue],
+        step: Step,
+        join: Join,
+        masked: Masked | None = None,
+        ahead: Ahead | None = None,
     ) -> list[SSAValue]:
         width = self._width(span)
         if span.is_static:
-            return self._run_static(span.size, width, state, step, join, masked)
+            return self._run_static(span.size, width, state, step, join, masked, ahead)
         b = self.builder
         low, high = b.index(span.low), b.number(span.size) if span.high is None else b.index(span.high)
         if self.threads > 1:
@@ -177,6 +222,11 @@ class Team:
         rest = b.add(low, b.mul_index(vectors, b.number(width)))
         return self._counted(rest, high, 1, span.size, state, lambda k, s: step(k, s, 0))
 
+    def _vector(self, round: Index, width: int) -> Index:
+        """The vector that this thread takes in a round."""
+        lane = Index.of(Lane(width)) if width > 1 else Index.of(0)
+        return (round * self.threads + self.thread) * width + lane
+
     def _last(self, rounds: int, ragged: int) -> Index:
         """Which vector this thread takes after all full rounds; those that are left without one take the last."""
         b = self.builder
@@ -187,32 +237,43 @@ class Team:
         return self.builder.minimum(self.builder.index(self.thread), self.builder.number(ragged - 1))
 
     def _run_static(
-        self, size: int, width: int, state: list[SSAValue], step: Step, join: Join, masked: Masked | None
+        self,
+        size: int,
+        width: int,
+        state: list[SSAValue],
+        step: Step,
+        join: Join,
+        masked: Masked | None,
+        ahead: Ahead | None,
     ) -> list[SSAValue]:
         b = self.builder
         lane = Index.of(Lane(width)) if width > 1 else Index.of(0)
         vectors, scalars = divmod(size, width)
         rounds, ragged = divmod(vectors, self.threads)
-        unroll = max(1, min(self.unroll, rounds))
+        trips, rest = divmod(rounds, self.unroll)
 
-        def one(round: Index, s: list[SSAValue], copy: int) -> list[SSAValue]:
-            return step((round * self.threads + self.thread) * width + lane, s, copy)
-
-        def several(trip: Index, s: list[SSAValue]) -> list[SSAValue]:
-            for copy in range(unroll):
-                s = one(trip * unroll + copy, s, copy)
+        def batch(first: Index, count: int, s: list[SSAValue], last: Sequence[Index] = ()) -> list[SSAValue]:
+            ks = [self._vector(first + copy, width) for copy in range(count)]
+            if ahead is not None:
+                for k in [*ks, *last]:
+                    ahead(k)
+            for copy, k in enumerate(ks):
+                s = step(k, s, copy)
             return s
 
-        trips = rounds // unroll
-        if trips == 1:
-            state = several(Index.of(0), state)
-        elif trips:
-            state = self._counted(b.number(0), b.number(trips), 1, trips, state, several)
-        for copy in range(rounds % unroll):
-            state = one(Index.of(trips * unroll + copy), state, copy)
+        peeled = 1 if trips and (trips == 1 or ahead is not None) else 0
+        if peeled:
+            state = batch(Index.of(0), self.unroll, state)
+        if trips - peeled == 1:
+            state = batch(Index.of(peeled * self.unroll), self.unroll, state)
+        elif trips > peeled:
+            low, high = b.number(peeled), b.number(trips)
+            state = self._counted(low, high, 1, trips, state, lambda t, s: batch(t * self.unroll, self.unroll, s))
         here = b.compare("slt", b.index(self.thread), b.number(ragged)) if ragged else None
+        final_k = [self._last(rounds, ragged) * width + lane] if here is not None and masked is not None else []
+        state = batch(Index.of(trips * self.unroll), rest, state, final_k)
         if here is not None and masked is not None:
-            state = masked(self._last(rounds, ragged) * width + lane, here, state)
+            state = masked(final_k[0], here, state)
         elif here is not None:
             last = b.var(b.index(self.thread), ragged, "thread")
 

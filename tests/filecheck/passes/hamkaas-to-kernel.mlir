@@ -82,3 +82,43 @@ hamkaas.group @constant_bounds(%k: tensor<16x8xf32>, %x: tensor<1x8xf32>) -> ten
     : (tensor<16x8xf32>, tensor<1x8xf32>, tensor<1xi64>, tensor<1xi64>) -> tensor<16x8xf32>
   hamkaas.yield %0 : tensor<16x8xf32>
 }
+
+// -----
+
+// Bytes: all of the matrix is on its way in words of 16 before the block has put the vector into its memory, in another
+// order of chunks; a scale is the factor of a sum of 16 numbers. The end needs no barrier: a warp is a team.
+// CUDA-LABEL: kernel.func @bytes
+// CUDA: kernel.alloc : memref<1024xf32, #kernel<space shared>>
+// CUDA: [[Q:%.*]] = kernel.load %w[{{.*}}] align 16 cache stream : memref<{{.*}}xi8> -> vector<16xi8>
+// CUDA-NEXT: [[W:%.*]] = kernel.convert [[Q]] : vector<16xi8> -> vector<16xf32>
+// CUDA: [[F:%.*]] = kernel.load %s[{{.*}}]
+// CUDA-COUNT-3: kernel.load %w[{{.*}}] align 16 cache stream : memref<{{.*}}xi8> -> vector<16xi8>
+// CUDA: arith.xori
+// CUDA: kernel.store %{{.*}} align 16 : vector<4xf32>, memref<1024xf32, #kernel<space shared>>
+// CUDA: kernel.barrier
+// CUDA-NOT: kernel.barrier
+// CUDA-COUNT-4: kernel.load %{{.*}} align 16 : memref<1024xf32, #kernel<space shared>> -> vector<4xf32>
+// CUDA: [[P:%.*]] = arith.mulf %{{.*}}, [[W]] : vector<16xf32>
+// CUDA-NEXT: [[S:%.*]] = kernel.reduce add [[P]] : vector<16xf32> -> f32
+// CUDA: arith.mulf [[S]], [[F]] : f32
+// CUDA: kernel.shuffle_xor
+hamkaas.group @bytes(%x: tensor<1024xf32>, %w: tensor<8192x1024xi8>, %s: tensor<8192x32xf32>) -> tensor<8192xf32> {
+  %0 = hamkaas.dequantize %w, %s : (tensor<8192x1024xi8>, tensor<8192x32xf32>) -> tensor<8192x1024xf32>
+  %t = hamkaas.permute %0 axes [1, 0] : (tensor<8192x1024xf32>) -> tensor<1024x8192xf32>
+  %1 = hamkaas.matmul %x, %t : (tensor<1024xf32>, tensor<1024x8192xf32>) -> tensor<8192xf32>
+  hamkaas.yield %1 : tensor<8192xf32>
+}
+
+// -----
+
+// Groups of four are no factor of more: a load takes four bytes, and there is nothing to gain.
+// CUDA-LABEL: kernel.func @small_groups
+// CUDA: -> vector<4xi8>
+// CUDA-NOT: -> vector<16xi8>
+// CUDA: kernel.return
+hamkaas.group @small_groups(%x: tensor<1024xf32>, %w: tensor<8x1024xi8>, %s: tensor<8x256xf32>) -> tensor<8xf32> {
+  %0 = hamkaas.dequantize %w, %s : (tensor<8x1024xi8>, tensor<8x256xf32>) -> tensor<8x1024xf32>
+  %t = hamkaas.permute %0 axes [1, 0] : (tensor<8x1024xf32>) -> tensor<1024x8xf32>
+  %1 = hamkaas.matmul %x, %t : (tensor<1024xf32>, tensor<1024x8xf32>) -> tensor<8xf32>
+  hamkaas.yield %1 : tensor<8xf32>
+}
