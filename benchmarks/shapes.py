@@ -20,8 +20,9 @@ SHAPES = {
 def random_weights(config: Config, precision: str = "f32", *, shared: bool = False) -> dict[str, Weight]:
     """Random weights whose activations stay finite.
 
-    `precision` is that of the matrices: f32, f16 or i8 (Q8_0, groups of 32). With `shared` all arrays are one piece of
-    host memory, which spares it where weights are uploaded; on the CPU it would stay in the caches, and measure them.
+    `precision` is that of the matrices: f32, f16 or i8 (Q8_0: groups of 32 with f16 scales). With `shared` all arrays
+    are one piece of host memory, which spares it where weights are uploaded; on the CPU it would stay in the caches,
+    and measure them.
     """
     shapes = dict(config.weight_shapes())
     largest = max(prod(shape) for shape in shapes.values())
@@ -36,6 +37,6 @@ def random_weights(config: Config, precision: str = "f32", *, shared: bool = Fal
         matrix = matrix if shared else matrix.copy()
         if precision != "i8":
             return matrix
-        return Quantized(matrix, np.full((shape[0], shape[1] // gcd(shape[1], 32)), 1e-3, np.float32))
+        return Quantized(matrix, np.full((shape[0], shape[1] // gcd(shape[1], 32)), 1e-3, np.float16))
 
     return {name: weight(shape) for name, shape in shapes.items()}

@@ -91,7 +91,7 @@ SHAPES = ((1,), (5,), (8,), (17,), (64,), (257,), (3, 5), (4, 8), (1, 9), (100, 
 
 
 NARROW = (
-    (16, 5, "i8 4"),
+    (16, 5, "i8 4 half"),
     (33, 6, "float16"),
     (288, 33, "i8 32"),
     (288, 17, "bfloat16"),
@@ -102,19 +102,19 @@ NARROW = (
     (1040, 7, "i8 16"),
     (1104, 21, "i8 8"),
     (1200, 13, "bfloat16"),
-    (2048, 66, "i8 32"),
+    (2048, 66, "i8 32 half"),
     (2048, 1, "float16"),
     (4096, 40, "float32"),
     (4096, 40, "float16"),
     (4096, 33, "bfloat16"),
     (4096, 18, "i8 4"),
     (4096, 31, "i8 16"),
-    (4096, 40, "i8 32"),
+    (4096, 40, "i8 32 half"),
     (4096, 2, "i8 64"),
     (8192, 12, "i8 32"),
     (11008, 17, "float32"),
     (11008, 17, "float16"),
-    (11008, 34, "i8 32"),
+    (11008, 34, "i8 32 half"),
     (11008, 5, "i8 64"),
     (14336, 12, "i8 32"),
 )
@@ -174,7 +174,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
         yield f"cast-{np.dtype(dtype).name}", lambda d=dtype: _cast(d)
     yield "dequantize", _dequantize
     for n, k, form in NARROW:
-        yield f"narrow-{n}x{k}-{form}", lambda n=n, k=k, f=form: _narrow(n, k, f)
+        yield f"narrow-{n}x{k}-{form.replace(' ', '-')}", lambda n=n, k=k, f=form: _narrow(n, k, f)
     for rows, n in ((1, 8), (5, 33), (16, 64)):
         yield f"rms_scale-{rows}x{n}", lambda r=rows, n=n: _rms_scale(r, n)
     for seed in range(8):
@@ -330,7 +330,7 @@ def _cast(dtype: Any) -> Case:
 def _narrow(n: int, k: int, form: str) -> Case:
     """Products of one row with matrices that are weights: alone, two that meet, and three of one norm with rotation."""
     m = Maker(24)
-    dtype, _, group = form.partition(" ")
+    dtype, group, half = (*form.split(), "", "")[:3]
 
     def matrix(rows: int) -> hk.Tensor:
         if not group:
@@ -338,7 +338,7 @@ def _narrow(n: int, k: int, form: str) -> Case:
             narrow = array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
             return hk.ConstantTensor(narrow).permute(1, 0)
         values = m.rng.integers(-127, 128, (rows, n)).astype(np.int8)
-        scales = (m.rng.random((rows, n // int(group))) / 64).astype(np.float32)
+        scales = (m.rng.random((rows, n // int(group))) / 64).astype(np.float16 if half else np.float32)
         return hk.dequantize(hk.ConstantTensor(values), hk.ConstantTensor(scales)).permute(1, 0)
 
     x, turns, row = m.real(n), m.real(9, k, 2), m.index(3)
@@ -370,8 +370,11 @@ def _rms_scale(rows: int, n: int) -> Case:
 def _dequantize() -> Case:
     m = Maker(17)
     values = m.add(m.rng.integers(-127, 128, (24, 64)).astype(np.int8))
-    w = hk.dequantize(values, m.real(24, 8))
-    return m.case(w, m.real(64) @ w.permute(1, 0), m.real(5, 64) @ w.permute(1, 0))
+    outputs: list[hk.Tensor] = []
+    for scales in (m.real(24, 8), m.real(24, 2, dtype=np.float16)):
+        w = hk.dequantize(values, scales)
+        outputs += [w, m.real(64) @ w.permute(1, 0), m.real(5, 64) @ w.permute(1, 0), w.gather(m.index(5, 23))]
+    return m.case(*outputs)
 
 
 def _sample(seed: int) -> Case:

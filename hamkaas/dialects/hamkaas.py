@@ -31,6 +31,7 @@ from xdsl.dialects.builtin import (
     SymbolNameConstraint,
     SymbolRefAttr,
     TensorType,
+    f16,
     f32,
     f64,
     i64,
@@ -452,15 +453,15 @@ class CastOp(TensorOp, HasFolderInterface):
 
 @irdl_op_definition
 class DequantizeOp(TensorOp):
-    """Group-wise scaled integers as f32: values[..., i] * scales[..., i // group], as in Q8_0.
+    """Group-wise scaled integers as f32: values[..., i] * scales[..., i // group], as in Q8_0; scales of f32 or f16.
 
     ```mlir
     hamkaas.weight @wq : tensor<64x256xi8>
-    hamkaas.weight @wq.scales : tensor<64x8xf32>
+    hamkaas.weight @wq.scales : tensor<64x8xf16>
     func.func @main() -> tensor<64x256xf32> {
       %values = hamkaas.get @wq : tensor<64x256xi8>
-      %scales = hamkaas.get @wq.scales : tensor<64x8xf32>
-      %w = hamkaas.dequantize %values, %scales : (tensor<64x256xi8>, tensor<64x8xf32>) -> tensor<64x256xf32>
+      %scales = hamkaas.get @wq.scales : tensor<64x8xf16>
+      %w = hamkaas.dequantize %values, %scales : (tensor<64x256xi8>, tensor<64x8xf16>) -> tensor<64x256xf32>
       func.return %w : tensor<64x256xf32>
     }
     ```
@@ -477,8 +478,8 @@ class DequantizeOp(TensorOp):
     @staticmethod
     def infer(values: AnyTensor, scales: AnyTensor) -> AnyTensor:
         """f32 in the shape of `values`; `scales` has that shape but for a last axis that divides it."""
-        if values.element_type != IntegerType(8) or scales.element_type != f32:
-            raise VerifyException(f"expected values of i8 and scales of f32, got {values} and {scales}")
+        if values.element_type != IntegerType(8) or scales.element_type not in (f32, f16):
+            raise VerifyException(f"expected values of i8 and scales of f32 or f16, got {values} and {scales}")
         *outer, n = values.get_shape()
         *outer_scales, groups = scales.get_shape()
         if outer != outer_scales or n % groups:

@@ -305,7 +305,10 @@ class BufferTensor(Tensor):
 
 
 def dequantize(values: Tensor, scales: Tensor) -> Tensor:
-    """values[..., i] * scales[..., i // group] as float32; values: int8 [..., n], scales: float32 [..., n / group]."""
+    """values[..., i] * scales[..., i // group] as float32.
+
+    values: int8 [..., n]; scales: float32 or float16 [..., n / group].
+    """
     return apply_op(hamkaas.DequantizeOp, (values, scales))
 
 

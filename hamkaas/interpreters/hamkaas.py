@@ -136,7 +136,7 @@ def _cast(op: hamkaas.CastOp, x: Array) -> Array:
 
 
 def _dequantize(op: hamkaas.DequantizeOp, values: Array, scales: Array) -> Array:
-    return _f32(values) * np.repeat(scales, op.group, axis=-1)
+    return _f32(values) * np.repeat(_f32(scales), op.group, axis=-1)
 
 
 def _reshape(op: hamkaas.ReshapeOp, x: Array) -> Array:

@@ -27,12 +27,13 @@ class HamkaasConvertWeightsPass(ModulePass):
 
     A weight qualifies if it has two axes and is, in all functions, only the right side of products (through permutes)
     or a table of `hamkaas.gather`. It is read as f32 again, so that sums and all that is computed stay f32. With i8,
-    neighbours along the last axis share a scale (Q8_0): groups of `group`, or of the largest number that divides both.
+    neighbours along the last axis share an f16 scale (Q8_0): groups of `group`, or of the largest number that divides
+    both.
     Whoever binds arrays to weights converts them: the type of the weight says to what.
 
     ```
     hamkaas.weight @w : tensor<8x32xf32>          hamkaas.weight @w : tensor<8x32xi8>
-    %w = hamkaas.get @w : tensor<8x32xf32>   ->   hamkaas.weight @w.scales : tensor<8x1xf32>
+    %w = hamkaas.get @w : tensor<8x32xf32>   ->   hamkaas.weight @w.scales : tensor<8x1xf16>
                                                   %q = hamkaas.get @w        %s = hamkaas.get @w.scales
                                                   %w = hamkaas.dequantize %q, %s
     ```
@@ -66,7 +67,7 @@ class HamkaasConvertWeightsPass(ModulePass):
         scales: TensorType[Attribute] | None = None
         if self.dtype == "i8":
             rows, columns = type.get_shape()
-            scales = TensorType(f32, [rows, columns // gcd(columns, self.group)])
+            scales = TensorType(f16, [rows, columns // gcd(columns, self.group)])
             Rewriter.insert_op(hamkaas.WeightOp(name + SCALES, scales), InsertPoint.after(declared))
         for get in gets:
             _read(get, narrow, scales)

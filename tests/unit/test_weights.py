@@ -10,14 +10,28 @@ from hamkaas.weights import quantize
 
 
 @pytest.mark.parametrize("group", [1, 4, 16])
-def test_quantize(group: int) -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_quantize(group: int, dtype: Any) -> None:
     array = np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32)
     array[2] = 0
-    values, scales = quantize(array, group)
-    assert (values.dtype, scales.shape) == (np.int8, (5, 16 // group))
-    steps = np.repeat(scales, group, axis=1)
+    values, scales = quantize(array, group, dtype)
+    assert (values.dtype, scales.dtype, scales.shape) == (np.int8, dtype, (5, 16 // group))
+    steps = np.repeat(scales.astype(np.float32), group, axis=1)
     assert np.all(np.abs(values * steps - array) <= 0.5001 * steps)
     assert np.abs(values.reshape(5, -1, group)).max(axis=2)[[0, 1, 3, 4]].min() == 127
+
+
+def test_small_numbers_have_scales_that_are_large_enough() -> None:
+    # below 6e-5 a float16 has fewer digits: the next one below would make numbers of more than 127
+    array = (np.random.default_rng(1).standard_normal((50, 8)) * 1e-5).astype(np.float32)
+    values, scales = quantize(array, 8, np.float16)
+    steps = scales.astype(np.float32)
+    assert np.all(np.abs(values * steps - array) <= 0.5001 * steps)
+
+
+def test_numbers_beyond_a_scale() -> None:
+    with pytest.raises(hk.CompileError, match="expected weights of at most 8319008, got 10000000"):
+        quantize(np.full((1, 4), 1e7, np.float32), 4, np.float16)
 
 
 @pytest.mark.parametrize(("weights", "error"), [("f32", 1e-6), ("f16", 1e-3), ("bf16", 8e-3), ("i8", 1e-2)])

@@ -13,11 +13,11 @@ from hamkaas.models.llama2.tokenizer import BOS, Tokenizer
 
 @dataclass(frozen=True)
 class Quantized:
-    """A matrix as int8 numbers with one float32 scale for each group of neighbours in a row (Q8_0)."""
+    """A matrix as int8 numbers with one scale for each group of neighbours in a row (Q8_0)."""
 
     values: NDArray[np.int8]
     """[out, in]"""
-    scales: NDArray[np.float32]
+    scales: NDArray[np.float32] | NDArray[np.float16]
     """[out, in / group]"""
 
     @property

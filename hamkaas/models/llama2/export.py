@@ -73,7 +73,7 @@ def dequantized(weight: Weight) -> NDArray[np.float32]:
     if not isinstance(weight, Quantized):
         return np.asarray(weight, np.float32)
     group = weight.values.shape[-1] // weight.scales.shape[-1]
-    return weight.values * np.repeat(weight.scales, group, axis=-1)
+    return weight.values * np.repeat(weight.scales.astype(np.float32), group, axis=-1)
 
 
 def _names(block: Block, config: Config) -> list[str]:

@@ -194,7 +194,7 @@ def _read_q8_0(data: NDArray[np.uint8], shape: tuple[int, ...]) -> Quantized:
     """Blocks of a float16 scale and 32 int8 numbers, as all numbers and all scales."""
     blocks = data.reshape(-1, 34)
     values = np.ascontiguousarray(blocks[:, 2:]).view(np.int8).reshape(shape)
-    scales = np.ascontiguousarray(blocks[:, :2]).view(np.float16).astype(np.float32)
+    scales = np.ascontiguousarray(blocks[:, :2]).view(np.float16)
     return Quantized(values, scales.reshape(*shape[:-1], shape[-1] // 32))
 
 

@@ -217,6 +217,14 @@ func.func @f(%v: tensor<4x8xi8>, %s: tensor<4x3xf32>) {
 
 // -----
 
+// CHECK: error: 'hamkaas.dequantize' does not verify: expected values of i8 and scales of f32 or f16, got tensor<4x8xi8> and tensor<4x2xbf16>
+func.func @f(%v: tensor<4x8xi8>, %s: tensor<4x2xbf16>) {
+  %0 = hamkaas.dequantize %v, %s : (tensor<4x8xi8>, tensor<4x2xbf16>) -> tensor<4x8xf32>
+  func.return
+}
+
+// -----
+
 // CHECK: error: 'hamkaas.cast' does not verify: expected an input of data, got indices: tensor<4xi64>
 func.func @f(%x: tensor<4xi64>) {
   %0 = hamkaas.cast %x : (tensor<4xi64>) -> tensor<4xf32>

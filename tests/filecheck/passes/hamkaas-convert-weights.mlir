@@ -11,9 +11,9 @@
 // CHECK-NEXT: [[R:%.*]] = hamkaas.gather [[W]] by %i
 // CHECK-NEXT: hamkaas.cast [[R]]
 // BYTES-LABEL: hamkaas.weight @w : tensor<6x8xi8>
-// BYTES-NEXT: hamkaas.weight @w.scales : tensor<6x2xf32>
+// BYTES-NEXT: hamkaas.weight @w.scales : tensor<6x2xf16>
 // BYTES: [[W:%.*]] = hamkaas.get @w : tensor<6x8xi8>
-// BYTES-NEXT: [[S:%.*]] = hamkaas.get @w.scales : tensor<6x2xf32>
+// BYTES-NEXT: [[S:%.*]] = hamkaas.get @w.scales : tensor<6x2xf16>
 // BYTES-NEXT: hamkaas.dequantize [[W]], [[S]]
 // BYTES: [[R:%.*]] = hamkaas.gather [[W]] by %i
 // BYTES-NEXT: [[G:%.*]] = hamkaas.gather [[S]] by %i
@@ -32,7 +32,7 @@ func.func @read(%x: tensor<8xf32>, %i: tensor<1xi64>) -> (tensor<6xf32>, tensor<
 
 // Six is no multiple of four: the groups are of two.
 // BYTES-LABEL: hamkaas.weight @w : tensor<4x6xi8>
-// BYTES-NEXT: hamkaas.weight @w.scales : tensor<4x3xf32>
+// BYTES-NEXT: hamkaas.weight @w.scales : tensor<4x3xf16>
 hamkaas.weight @w : tensor<4x6xf32>
 func.func @uneven(%x: tensor<4xf32>) -> tensor<6xf32> {
   %w = hamkaas.get @w : tensor<4x6xf32>
