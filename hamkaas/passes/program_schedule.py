@@ -4,18 +4,20 @@ from dataclasses import dataclass
 
 from xdsl.context import Context
 from xdsl.dialects import func
-from xdsl.dialects.builtin import MemRefType, ModuleOp, StringAttr
+from xdsl.dialects.builtin import MemRefType, ModuleOp, StringAttr, i8
 from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from hamkaas.dialects import hamkaas, kernel, program
+from hamkaas.dialects import cudnn, hamkaas, kernel, program
 from hamkaas.dialects.hamkaas import tensor_type
 
 
 @dataclass(frozen=True)
 class ProgramSchedulePass(ModulePass):
     """Give every tensor of a function a buffer, and every execution of a kernel a launch, in the order of the function.
+
+    Executions of cuDNN graphs stay what they are, on buffers; the workspace of a plan is a temporary.
 
     A kernel that updates one of its inputs (a `hamkaas.replace_slice`) does so in place if nobody reads the old value
     afterwards, which is proved like this:
@@ -78,6 +80,8 @@ class Scheduler:
                     self.buffers[op.result] = self._symbol(op)
                 case hamkaas.ExecuteOp():
                     self._launch(op)
+                case cudnn.ExecuteOp():
+                    self._execute(op)
                 case _:
                     pass
         self._return_values()
@@ -131,6 +135,15 @@ class Scheduler:
                 self.status = self._declare(program.StatusOp(), "status")
             args.append(self.status)
         self._add(program.LaunchOp(callee, args))
+
+    def _execute(self, op: cudnn.ExecuteOp) -> None:
+        args = [self.buffers[value] for value in op.inputs]
+        for value in op.outputs:
+            self.buffers[value] = self._result_buffer(value)
+            args.append(self.buffers[value])
+        if (workspace := op.graph().workspace) is not None:
+            args.append(self._declare(program.TempOp(MemRefType(i8, [workspace.value.data])), "workspace"))
+        self._add(program.ExecuteOp(op.callee.root_reference.data, args, op.offsets))
 
     def _result_buffer(self, value: SSAValue) -> SSAValue:
         if (position := self.outputs.get(value)) is not None:

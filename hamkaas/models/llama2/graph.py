@@ -43,23 +43,27 @@ def build_chunk(config: Config, weights: Mapping[str, Weight], size: int) -> hk.
     return Transformer(config, weights).chunk(size)
 
 
-def build_graphs(config: Config, weights: Mapping[str, Weight], size: int) -> dict[str, hk.Tensor]:
+def build_graphs(
+    config: Config, weights: Mapping[str, Weight], size: int, cache: str = "float32"
+) -> dict[str, hk.Tensor]:
     """The graphs "step" and, unless `size` is 0, "chunk", over the same weights and states."""
-    transformer = Transformer(config, weights)
+    transformer = Transformer(config, weights, cache)
     return {STEP: transformer.step()} | ({CHUNK: transformer.chunk(size)} if size else {})
 
 
 class Transformer:
     """Weights and states of a model. Graphs that come from one transformer share them."""
 
-    def __init__(self, config: Config, weights: Mapping[str, Weight]):
+    def __init__(self, config: Config, weights: Mapping[str, Weight], cache: str = "float32"):
+        """`cache` is what keys and values are stored as: "float32", "float16" or "bfloat16"."""
         self.config = config
         self._weights = weights
         self._known: dict[str, Sequence[hk.Tensor]] = {}
         self._rotations = hk.ConstantTensor(rotations(config), "rotations")
         shape = [config.max_positions, config.num_kv_heads, config.head_dim]
         names = [f"layers.{layer}.{kind}" for layer in range(config.num_layers) for kind in ("keys", "values")]
-        self._states = {name: hk.BufferTensor("float32", shape, name) for name in names}
+        self._cache = cache
+        self._states = {name: hk.BufferTensor(cache, shape, name) for name in names}
 
     def step(self) -> hk.Tensor:
         """See `build_step`."""
@@ -111,8 +115,8 @@ class Transformer:
             h = x.rms_norm(self._weight(f"{layer}.attention_norm"), config.norm_eps)
             query = place.rotate(self._linear(h, f"{layer}.wq"), config.num_heads)
             key = place.rotate(self._linear(h, f"{layer}.wk"), config.num_kv_heads)
-            keys = place.write(self._states[f"{layer}.keys"], key)
-            values = place.write(self._states[f"{layer}.values"], self._linear(h, f"{layer}.wv"))
+            keys = place.write(self._states[f"{layer}.keys"], key.cast(self._cache))
+            values = place.write(self._states[f"{layer}.values"], self._linear(h, f"{layer}.wv").cast(self._cache))
             attended = query.attention(keys, values, place.end).reshape(x.shape)
             x = x + self._linear(attended, f"{layer}.wo")
             h = x.rms_norm(self._weight(f"{layer}.ffn_norm"), config.norm_eps)
