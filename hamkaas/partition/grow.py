@@ -8,7 +8,8 @@ from xdsl.ir import Block, Operation, SSAValue
 from hamkaas.dialects import hamkaas
 from hamkaas.dialects.hamkaas import tensor_type
 from hamkaas.partition.clusters import Cluster, Clusters, users
-from hamkaas.partition.policy import KINDS, NORM_ROW_BYTES, Policy, norm_stands_alone, refusal, widens
+from hamkaas.partition.policy import KINDS, NORM_ROW_BYTES, Policy, norm_stands_alone, refusal
+from hamkaas.partition.views import widens
 from hamkaas.remarks import remark
 
 NOT_CANDIDATES = (
@@ -157,14 +158,9 @@ class Regions:
         if isinstance(front, hamkaas.AddOp) and self.clusters.of(front) is None:
             if tensor_type(front.lhs) != tensor_type(front.rhs):
                 self._note(front, "the sum in front of a norm takes no operand that broadcasts", cluster)
-            elif self._joins(front, cluster, shape):
-                for value in front.operands:
-                    if isinstance(cast := value.owner, hamkaas.CastOp) and self._is_only_read_in(cast, cluster):
-                        self._joins(cast, cluster, shape)
+            else:
+                self._joins(front, cluster, shape)
         self._grow_chain(cluster, op)
-
-    def _is_only_read_in(self, op: Operation, cluster: Cluster) -> bool:
-        return self.clusters.of(op) is None and all(user in cluster for user in users(op))
 
     # pointwise
 

@@ -21,17 +21,17 @@ Layout = Callable[[GraphTensorType], str | None]
 
 
 def as_matrix(type: GraphTensorType) -> str | None:
-    """What a product reads."""
+    """What a product reads, both sides of one type."""
     return None if type.is_matrix else "a product reads rows or columns of neighbours"
 
 
 def as_rows(type: GraphTensorType) -> str | None:
-    """What a pointwise operation reads."""
+    """What a pointwise operation reads, each operand of any type."""
     return None if type.is_row_major else "a pointwise operation reads rows of neighbours"
 
 
 def as_dense(type: GraphTensorType) -> str | None:
-    """What a norm reads."""
+    """What a norm reads, and the first operand of the sum in front of it: of the type that it norms."""
     return None if type.is_row_major and type.is_dense else "a norm reads memory without gaps"
 
 
@@ -104,7 +104,10 @@ class Outliner:
             case hamkaas.AttentionOp():
                 return self._attention(op)
             case _:
-                operands = [self._operand(op, number, as_rows) for number in range(len(op.operands))]
+                first = as_dense if self.cluster.kind == "norm" else as_rows
+                operands = [
+                    self._operand(op, number, as_rows if number else first) for number in range(len(op.operands))
+                ]
                 return cudnn.PointwiseOp(KINDS[type(op)], operands, self._result_type(op))
 
     def _attention(self, op: hamkaas.AttentionOp) -> cudnn.SdpaOp:
@@ -162,12 +165,12 @@ class Outliner:
 
     def _furthest(self, value: SSAValue, layout: Layout) -> tuple[View, GraphTensorType]:
         """The value in the memory of what it is a view of, as far back as strides can say it."""
-        element = tensor_type(value).element_type
         found: tuple[View, GraphTensorType] | None = None
         refused: tuple[Operation, str] | None = None
-        for view, op in views_of(value):
+        for view, op in views_of(value, through_casts=layout is as_rows):
             why = "no strides say it"
             if view is not None:
+                element = tensor_type(view.base).element_type
                 type = GraphTensorType.of(view.shape, view.strides, element)
                 why = misaligned(view, element) or layout(type)
                 if why is None:

@@ -87,13 +87,6 @@ def norm_stands_alone(op: hamkaas.RmsNormOp) -> bool:
     return type.get_shape()[-1] * item_size(type.element_type) % NORM_ROW_BYTES != 0
 
 
-def widens(op: Operation) -> bool:
-    """Whether an operation is a cast whose result takes more memory than its input."""
-    if not isinstance(op, hamkaas.CastOp):
-        return False
-    return item_size(tensor_type(op.result).element_type) > item_size(tensor_type(op.input).element_type)
-
-
 def is_f32(type: AnyTensor) -> bool:
     """Whether the elements are f32."""
     return isinstance(type.element_type, Float32Type)

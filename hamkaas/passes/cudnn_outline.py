@@ -83,7 +83,7 @@ class CudnnOutlinePass(ModulePass):
 
 
 def _drop_views(block: Block) -> None:
-    """Erases the views that became strides."""
+    """Erases the views that became strides, and the casts that became types."""
     for op in reversed(list(block.ops)):
-        if isinstance(op, hamkaas.VIEW_OPS) and op.result.first_use is None:
+        if isinstance(op, (*hamkaas.VIEW_OPS, hamkaas.CastOp)) and op.result.first_use is None:
             Rewriter.erase_op(op)

@@ -15,7 +15,7 @@ STRUCTURES = {
     "matmul 8x64 from 64": "queries, and the output of the attention: products of one structure",
     "matmul 8x32 from 64": "keys and values: another one, since there are fewer heads of them",
     "sdpa 16 of 8x16": "attention over the cache",
-    "add rmsnorm 8x64": "a residual, which is kept, and the norm that follows: in front of the gate, and of the next layer",
+    "add rmsnorm 8x64": "a residual, which is kept, and the norm that follows: before the gate, and in the next layer",
     "matmul 8x96 from 64": "up projection",
     "matmul silu mul 8x96 from 64": "gate projection, times the up projection",
     "matmul 8x64 from 96": "down projection; the last residual stays apart, since only one row of it is normed",

@@ -120,13 +120,13 @@ func.func @residual(%x: tensor<4x8xbf16>, %w: tensor<8x64xbf16>, %y: tensor<4x64
 // -----
 
 // Casts are no operations: a value is read as what it is in memory, and stored as what it is cast to.
-// CHECK-LABEL: cudnn.graph @c1(%p: !cudnn.tensor<[1, 4, 64], strides [256, 64, 1], bf16>, %x0: !cudnn.tensor<[1, 4, 64], strides [256, 64, 1], f32>
+// CHECK-LABEL: cudnn.graph @c1(%x0: !cudnn.tensor<[1, 4, 64], strides [256, 64, 1], f32>, %p: !cudnn.tensor<[1, 4, 64], strides [256, 64, 1], bf16>
 // CHECK-NEXT: [[A:%.*]] = cudnn.pointwise add %x0, %p {{.*}} -> !cudnn.tensor<[1, 4, 64], strides [256, 64, 1], f32>
 // CHECK-NEXT: [[N:%.*]] = cudnn.rmsnorm [[A]], %g {{.*}} -> !cudnn.tensor<[1, 4, 64], strides [256, 64, 1], bf16>
 // CHECK-NEXT: cudnn.yield [[A]], [[N]]
 // CHECK-LABEL: func.func @casts
 // CHECK-NEXT: [[P:%.*]] = cudnn.execute @c0(%x, %w)
-// CHECK-NEXT: cudnn.execute @c1([[P]], %x0, %g)
+// CHECK-NEXT: cudnn.execute @c1(%x0, [[P]], %g)
 // CHECK-NEXT: func.return
 func.func @casts(%x0: tensor<4x64xf32>, %x: tensor<4x8xbf16>, %w: tensor<8x64xbf16>, %g: tensor<64xf32>) -> (tensor<4x64xbf16>, tensor<4x64xf32>) {
   %p = hamkaas.matmul %x, %w : (tensor<4x8xbf16>, tensor<8x64xbf16>) -> tensor<4x64xbf16>
