@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The peer of prefill.py: a prompt in one pass in PyTorch, each layer compiled by torch.compile, captured in a CUDA graph.
+"""The peer of prefill.py: a prompt in one pass in PyTorch, layers compiled by torch.compile, captured in a CUDA graph.
 
 prefill_torch.py --shape 7B --tokens 512 128 [--weights bf16 | f16] [--eager]
 """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_all_graphs_that_have_plans_are_taken() -> None:
         assert step.workspace.offset + 512 <= artifact.arena_bytes
         assert step.workspace not in step.args
     # what comes behind a plan does not start before it has ended
-    behind = [now for before, now in zip(steps, steps[1:], strict=False) if isinstance(before, Execute)]
+    behind = [now for before, now in pairwise(steps) if isinstance(before, Execute)]
     assert not any(step.overlap for step in behind if isinstance(step, Launch))
     module = prefill.built.module.clone()
     run_pipeline(context(), module, "cuda", cudnn=choice.options)
