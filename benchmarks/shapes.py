@@ -22,8 +22,8 @@ def random_weights(config: Config, precision: str = "f32", *, shared: bool = Fal
     """Random weights whose activations stay finite.
 
     `precision` is that of the matrices: f32, f16, bf16 or i8 (Q8_0, groups of 32). With `shared` all arrays are one
-    piece of host memory, which spares it where weights are uploaded; on the CPU it would stay in the caches, and measure
-    them.
+    piece of host memory, which spares it where weights are uploaded; on the CPU it would stay in the caches, and that
+    is what would be measured.
     """
     shapes = dict(config.weight_shapes())
     largest = max(prod(shape) for shape in shapes.values())
