@@ -21,7 +21,7 @@ class Planner:
     """Takes everything, and counts."""
 
     opened = closed = 0
-    asked: list[CudnnGraph]  # noqa: RUF012
+    asked: list[CudnnGraph]
     store: Any
 
     def __init__(self, progress: object = None):
