@@ -109,7 +109,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cudnn_is_demanded_for_the_cpu() -> None:
-    with pytest.raises(TargetError, match="^cudnn=True is for target 'cuda', got target 'cpu'$"):
+    with pytest.raises(TargetError, match=r"^cudnn=True is for target 'cuda', got target 'cpu'$"):
         hk.compile(hk.InputTensor("x", np.float32, [4]).relu(), target="cpu", cudnn=True)
 
 
