@@ -3,9 +3,10 @@
 
     prefill.py --shape 7B --tokens 512 128 --activations bf16 --cudnn auto off [--layers 4] [--regions]
 
-Each line is JSON: tokens/s of whole calls (inputs up, logits down), of the device alone, TFLOP/s, the time from
-graph to code that is ready to run (cold, or warm if no cuDNN graph was built), and that of uploading the weights. `--regions` adds a line for each distinct cuDNN graph: its best plan, the first that cuDNN
-offers, our own kernels, and PyTorch, in microseconds. Weights have the type of the activations (f32 for tf32).
+Each line is JSON: tokens/s of whole calls (inputs up, logits down), of the device alone, TFLOP/s, the time from graph
+to code that is ready to run (cold, or warm if no cuDNN graph was built), and that of uploading the weights. `--regions`
+adds a line for each distinct cuDNN graph: its best plan, the first that cuDNN offers, our own kernels, and PyTorch, in
+microseconds. Weights have the type of the activations (f32 for tf32).
 """
 
 import argparse
