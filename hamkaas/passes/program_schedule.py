@@ -40,8 +40,9 @@ class ProgramSchedulePass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         kernels = {child.sym_name.data: child for child in op.body.block.ops if isinstance(child, kernel.FuncOp)}
+        graphs = {child.sym_name.data: child for child in op.body.block.ops if isinstance(child, cudnn.GraphOp)}
         for function in [child for child in op.body.block.ops if isinstance(child, func.FuncOp)]:
-            scheduled = Scheduler(function, kernels).run()
+            scheduled = Scheduler(function, kernels, graphs).run()
             Rewriter.replace_op(function, scheduled, new_results=[])
 
 
@@ -54,10 +55,12 @@ def memref_of(value: SSAValue) -> MemRefType[Attribute]:
 class Scheduler:
     """One function on its way to a program."""
 
-    def __init__(self, function: func.FuncOp, kernels: dict[str, kernel.FuncOp]):
+    def __init__(self, function: func.FuncOp, kernels: dict[str, kernel.FuncOp], graphs: dict[str, cudnn.GraphOp]):
         self.function = function
         self.kernels = kernels
+        self.graphs = graphs
         self.result = program.FuncOp(function.sym_name.data)
+        self.first_step: Operation | None = None
         self.ops = list(function.body.block.ops)
         self.buffers: dict[SSAValue, SSAValue] = {}
         self.symbols: dict[str, SSAValue] = {}
@@ -90,15 +93,14 @@ class Scheduler:
 
     def _add(self, op: Operation) -> None:
         self.result.body.block.add_op(op)
+        self.first_step = self.first_step or op
 
     def _declare(self, op: program.BufferOp, hint: str | None) -> SSAValue:
         """Buffers stand before all steps."""
-        block = self.result.body.block
-        first_step = next((step for step in block.ops if not isinstance(step, program.BufferOp)), None)
-        if first_step is None:
-            block.add_op(op)
+        if self.first_step is None:
+            self.result.body.block.add_op(op)
         else:
-            Rewriter.insert_op(op, InsertPoint.before(first_step))
+            Rewriter.insert_op(op, InsertPoint.before(self.first_step))
         op.memref.name_hint = hint
         return op.memref
 
@@ -141,7 +143,7 @@ class Scheduler:
         for value in op.outputs:
             self.buffers[value] = self._result_buffer(value)
             args.append(self.buffers[value])
-        if (workspace := op.graph().workspace) is not None:
+        if (workspace := self.graphs[op.callee.root_reference.data].workspace) is not None:
             args.append(self._declare(program.TempOp(MemRefType(i8, [workspace.value.data])), "workspace"))
         self._add(program.ExecuteOp(op.callee.root_reference.data, args, op.offsets))
 

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 def list_entries(cache: DiskCache, folder: Path) -> None:
     """A line for each entry."""
     entries = cache.entries()
-    print(f"{folder}: {len(entries)} entries, {sum(entry.size for entry in entries):,} bytes")
+    print(f"{folder}: {_entries(len(entries))}, {sum(entry.size for entry in entries):,} bytes")
     for entry in entries:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         print(f"{used} {entry.size:>12,} {entry.kind:<12} {entry.note or _about(entry.about)}")
@@ -44,7 +44,7 @@ def list_entries(cache: DiskCache, folder: Path) -> None:
 def clear(cache: DiskCache, folder: Path) -> None:
     """Removes all entries."""
     number, size = cache.clear()
-    print(f"{folder}: removed {number} entries, {size:,} bytes")
+    print(f"{folder}: removed {_entries(number)}, {size:,} bytes")
 
 
 def explain(cache: DiskCache, folder: Path) -> None:
@@ -65,6 +65,10 @@ def _reason(miss: Entry, entries: list[Entry], is_there: bool) -> str:
     entry, other = found
     differs = ", ".join(f"{name} {text}" for name, text in other.items())
     return f"the entry that is most like it has {differs}" + (f" ({entry.note})" if entry.note else "")
+
+
+def _entries(number: int) -> str:
+    return f"{number} entry" if number == 1 else f"{number} entries"
 
 
 def _about(about: dict[str, str]) -> str:
