@@ -171,6 +171,8 @@ class _Place:
         self._config = of.config
         self._size = size
         self._rotation = of.rotation(positions)  # [size, head_dim / 2, 2]
+        self._rotations: dict[int, hk.Tensor] = {}
+        """By the number of heads of a token."""
         self._begin, self.end = begin, end
 
     def rotate(self, x: hk.Tensor, heads: int) -> hk.Tensor:
@@ -178,7 +180,10 @@ class _Place:
         head_dim, size = self._config.head_dim, self._size
         rotation = self._rotation
         if size > 1:  # the same for all heads of a token
-            rotation = rotation.gather(hk.ConstantTensor(np.repeat(np.arange(size), heads)))
+            if heads not in self._rotations:
+                token_of = hk.ConstantTensor(np.repeat(np.arange(size), heads))
+                self._rotations[heads] = rotation.gather(token_of)
+            rotation = self._rotations[heads]
         pairs = x.reshape(size * heads, head_dim // 2, 2).complex_hadamard_product(rotation)
         return pairs.reshape(heads, head_dim) if size == 1 else pairs.reshape(size, heads, head_dim)
 
