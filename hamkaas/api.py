@@ -10,7 +10,7 @@ from xdsl.dialects.builtin import ModuleOp
 from hamkaas import tune
 from hamkaas.artifact import Artifact, CudnnGraph, InputCheck, Program, SpanCheck, TensorSpec
 from hamkaas.codegen.plan import print_plan
-from hamkaas.compiler import compile_artifact
+from hamkaas.compiler import compile_artifact, without_garbage_collection
 from hamkaas.errors import CompileError, HamkaasError, InputError, TargetError
 from hamkaas.frontend import BuiltModule, Tensor, build_module
 from hamkaas.passes.hamkaas_convert_activations import Activations, HamkaasConvertActivationsPass
@@ -74,6 +74,21 @@ def compile(
     """
     named = graphs if isinstance(graphs, Mapping) else {MAIN: graphs}
     target = _choose_target(target)
+    with without_garbage_collection():
+        built, artifact, options = _generate(named, target, weights, activations, cudnn, progress)
+    runtime = _load(artifact, bind_weights(artifact.weights, built.weights), progress)
+    return Model(built, artifact, runtime, [isinstance(g, Tensor) for g in named.values()], options)
+
+
+def _generate(
+    named: Mapping[str, Tensor | Sequence[Tensor]],
+    target: Target,
+    weights: Precision,
+    activations: Activations,
+    cudnn: Cudnn,
+    progress: Progress | None,
+) -> tuple[BuiltModule, Artifact, CudnnOptions | None]:
+    """The module of the graphs, its code, and what of it went to cuDNN."""
     built = build_module(named)
     _check_choice("weights", weights, get_args(Precision))
     _check_choice("activations", activations, get_args(Activations))
@@ -83,17 +98,14 @@ def compile(
     if target == "cpu":
         if cudnn is True:
             raise TargetError("cudnn=True is for target 'cuda', got target 'cpu'")
-        choice, artifact = None, compile_artifact(built, target)
-    else:
-        from hamkaas.runtime.cuda import default_arch  # see _load
+        return built, compile_artifact(built, target), None
+    from hamkaas.runtime.cuda import default_arch  # see _load
 
-        arch = default_arch()
-        choice = _ask_cudnn(built.module, cudnn, activations == "tf32", arch, progress) if cudnn else None
-        passes, plans = (None, ()) if choice is None else (choice.options, choice.plans)
-        artifact = compile_artifact(built, target, arch, passes, plans)
-    runtime = _load(artifact, bind_weights(artifact.weights, built.weights), progress)
-    options = None if choice is None else choice.options
-    return Model(built, artifact, runtime, [isinstance(g, Tensor) for g in named.values()], options)
+    arch = default_arch()
+    choice = _ask_cudnn(built.module, cudnn, activations == "tf32", arch, progress) if cudnn else None
+    if choice is None:
+        return built, compile_artifact(built, target, arch), None
+    return built, compile_artifact(built, target, arch, choice.options, choice.plans), choice.options
 
 
 def _check_choice(what: str, value: object, known: Sequence[object]) -> None:
