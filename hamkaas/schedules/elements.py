@@ -36,6 +36,11 @@ def shape_of(value: SSAValue) -> tuple[int, ...]:
     return tensor_type(value).get_shape()
 
 
+def _alignment(memref: SSAValue, lanes: int) -> int:
+    """What is known of the address of a vector at a multiple of its size: buffers start at multiples of 16 bytes."""
+    return min(16, lanes * element_bytes(element_of(memref)))
+
+
 def lane_in(index: Index) -> Lane | None:
     """The lane that an index mentions, if it does."""
     for atom, _ in index.terms:
@@ -202,7 +207,7 @@ class Elements:
         first = position.substitute(lane, 0)
         if position != first + Index.of(lane) or (self.aligned and not first.is_multiple_of(lane.size)):
             return b.pack([self.load_raw(memref, one, cache) for (one,) in per_lane((position,), lane)])
-        align = lane.size * element_bytes(element_of(memref)) if self.aligned else None
+        align = _alignment(memref, lane.size) if self.aligned else None
         return b.load(memref, b.index(first), lane.size, align, cache)
 
     def store(self, value: SSAValue, memref: SSAValue, position: Index) -> None:
@@ -219,7 +224,7 @@ class Elements:
             for number, (one,) in enumerate(per_lane((position,), lane)):
                 self.store(b.lane(value, number), memref, one)
             return
-        align = lane.size * element_bytes(element) if self.aligned else None
+        align = _alignment(memref, lane.size) if self.aligned else None
         b.store(b.convert(value, element), memref, b.index(first), align)
 
     def source(self, value: SSAValue, index: Position) -> tuple[SSAValue, Index] | None:
