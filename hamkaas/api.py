@@ -248,7 +248,8 @@ class Model:
 
     def _module(self, stage: str | None) -> Any:
         module = self._built.module.clone()
-        run_pipeline(context(), module, "cuda" if self.target == "cuda" else "cpu", until=stage, cudnn=self._cudnn)
+        target, arch = ("cuda", self.artifact.arch) if self.target == "cuda" else ("cpu", "")
+        run_pipeline(context(), module, target, until=stage, cudnn=self._cudnn, arch=arch)
         return module
 
     @property

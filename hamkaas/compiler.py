@@ -13,11 +13,9 @@ from hamkaas.codegen.llvm import print_llvm
 from hamkaas.codegen.plan import build_artifact, print_plan
 from hamkaas.dialects import kernel
 from hamkaas.frontend import BuiltModule
-from hamkaas.pipeline import CudnnOptions, run_pipeline, write_dump
+from hamkaas.pipeline import DEFAULT_ARCH, CudnnOptions, run_pipeline, write_dump
 from hamkaas.schedules.lowering import Target
 from hamkaas.universe import context
-
-DEFAULT_ARCH = "sm_90"
 
 
 @contextmanager
@@ -50,7 +48,7 @@ def compile_artifact(
     `HAMKAAS_DUMP` names a folder that gets the IR of each stage, the code and the plan.
     """
     module = built.module.clone()
-    run_pipeline(context(), module, target, cudnn=cudnn)
+    run_pipeline(context(), module, target, cudnn=cudnn, arch=arch)
     artifact = _generate_cpu(module) if target == "cpu" else _generate_cuda(module, arch, plans)
     if knobs.DUMP.get() is not None:
         write_dump("04-code.ll" if target == "cpu" else "04-code.cu", artifact.source)

@@ -12,6 +12,7 @@ it unchanged, so a run may start from a dump of any stage.
 """
 
 import difflib
+import re
 import shlex
 import tempfile
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from xdsl.utils.exceptions import DiagnosticException
 
 from hamkaas import knobs
 from hamkaas.dialects.cudnn import CUDNN, ExecuteOp
+from hamkaas.dialects.kernel import MAX_CLUSTER
 from hamkaas.errors import CompileError, HamkaasError
 from hamkaas.partition.policy import PolicyName
 from hamkaas.passes.cudnn_assign_plans import CudnnAssignPlansPass
@@ -75,10 +77,15 @@ KERNEL_BODIES = ("kernel", "scf", "arith", "math", "vector")
 SYMBOLS = ("hamkaas.weight", "hamkaas.state")
 CUDNN_GRAPHS = tuple(op.name for op in CUDNN.operations if op is not ExecuteOp)
 
+DEFAULT_ARCH = "sm_90"
+"""The CUDA architecture that code is for where no other is named."""
 
-def stages(target: Target, cudnn: CudnnOptions | None = None) -> tuple[Stage, ...]:
-    """The stages for a target, in order; without options for cuDNN, nothing goes there."""
-    overlap = (ProgramOverlapLaunchesPass(), CommonSubexpressionElimination()) if target == "cuda" else ()
+
+def stages(target: Target, cudnn: CudnnOptions | None = None, arch: str = DEFAULT_ARCH) -> tuple[Stage, ...]:
+    """The stages for a target, in order; without options for cuDNN, nothing goes there. `arch` is for CUDA."""
+    has_clusters = target == "cuda" and _is_since(90, arch)  # and launches that wait by themselves
+    cluster = MAX_CLUSTER if has_clusters else 1
+    overlap = (ProgramOverlapLaunchesPass(), CommonSubexpressionElimination()) if has_clusters else ()
     return (
         Stage(
             "graph",
@@ -100,7 +107,7 @@ def stages(target: Target, cudnn: CudnnOptions | None = None) -> tuple[Stage, ..
         Stage(
             "kernels",
             f"what one block does on {target}",
-            (HamkaasToKernelPass(target), CanonicalizePass(), CommonSubexpressionElimination()),
+            (HamkaasToKernelPass(target, cluster), CanonicalizePass(), CommonSubexpressionElimination()),
             ("builtin", "func", *SYMBOLS, "hamkaas.get", "hamkaas.set", "hamkaas.execute", "cudnn", *KERNEL_BODIES),
         ),
         Stage(
@@ -110,6 +117,12 @@ def stages(target: Target, cudnn: CudnnOptions | None = None) -> tuple[Stage, ..
             ("builtin", *SYMBOLS, "program", *CUDNN_GRAPHS, *KERNEL_BODIES),
         ),
     )
+
+
+def _is_since(number: int, arch: str) -> bool:
+    """Whether a CUDA architecture, such as sm_90 or sm_90a, is the one of this number or a later one."""
+    found = re.match(r"sm_(\d+)", arch)
+    return found is not None and int(found[1]) >= number
 
 
 STAGE_NAMES = tuple(stage.name for stage in stages("cpu"))
@@ -122,16 +135,17 @@ def run_pipeline(
     until: str | None = None,
     after_pass: Callable[[ModulePass, ModuleOp], None] | None = None,
     cudnn: CudnnOptions | None = None,
+    arch: str = DEFAULT_ARCH,
 ) -> None:
     """Lowers a module to the last stage, or to the one named `until`, in place.
 
-    `after_pass` is called after each pass. Raises `CompileError` for a stage that does not exist, a pass that fails
-    (with a file that replays it) and an operation that a stage should not have left. `HAMKAAS_DUMP` names a folder
-    that gets the IR of each stage.
+    `arch` is the CUDA architecture. `after_pass` is called after each pass. Raises `CompileError` for a stage that does
+    not exist, a pass that fails (with a file that replays it) and an operation that a stage should not have left.
+    `HAMKAAS_DUMP` names a folder that gets the IR of each stage.
     """
     if until is not None and until not in STAGE_NAMES:
         raise CompileError(unknown("stage", until, STAGE_NAMES))
-    table = stages(target, cudnn)
+    table = stages(target, cudnn, arch)
     start, done = module.clone(), list[ModulePass]()
 
     def before() -> ModuleOp:
@@ -236,5 +250,8 @@ class LowerToPass(ModulePass):
     target: Target = "cpu"
     """The target to lower for."""
 
+    arch: str = DEFAULT_ARCH
+    """The CUDA architecture to lower for: what is new in one may be an operation of the kernels."""
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        run_pipeline(ctx, op, self.target, self.stage)
+        run_pipeline(ctx, op, self.target, self.stage, arch=self.arch)

@@ -90,6 +90,18 @@ SHAPES = ((1,), (5,), (8,), (17,), (64,), (257,), (3, 5), (4, 8), (1, 9), (100, 
 """Around the sizes of vectors, warps and blocks, and with axes of 1."""
 
 
+LONG: tuple[tuple[int, int, int, int, Any, tuple[int, ...]], ...] = (
+    (2, 2, 64, 1100, np.float32, (0, 1, 7, 8, 9, 15, 16, 127, 128, 129, 511, 512, 513, 1024, 1100)),
+    (2, 1, 128, 520, np.float16, (0, 1, 3, 4, 5, 64, 256, 257, 519, 520)),
+    (4, 2, 80, 300, ml_dtypes.bfloat16, (0, 1, 2, 3, 299, 300)),
+    (3, 1, 48, 700, np.float32, (0, 1, 8, 64, 255, 699, 700)),
+    (32, 8, 64, 260, np.float32, (0, 1, 5, 260)),  # heads that share keys
+    (64, 16, 16, 600, np.float16, (1, 599)),
+)
+"""Attention over caches that are long enough for several blocks: query heads, key heads, their size, positions, type of
+the cache, lengths."""
+
+
 def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     """(name, how to make it) of a case for every operation and shape rule."""
     for shape in SHAPES:
@@ -131,6 +143,9 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     ):
         label = f"{heads}x{kv}x{d}x{positions}"
         yield f"attention-{label}", lambda a=heads, b=kv, c=d, e=positions: _attention(a, b, c, e)
+    for heads, kv, d, positions, dtype, lengths in LONG:
+        label = f"{heads}x{kv}x{d}x{positions}-{np.dtype(dtype).name}"
+        yield f"attention-{label}", lambda a=heads, b=kv, c=d, e=positions, t=dtype, n=lengths: _long(a, b, c, e, t, n)
     yield "rope-epilogue", _rope
     for rows, heads, d in ((1, 3, 2), (5, 4, 8), (64, 3, 24), (70, 6, 48), (3, 1, 6)):
         yield f"rope-rows-{rows}x{heads}x{d}", lambda a=rows, h=heads, d=d: _rope_rows(a, h, d)
@@ -220,6 +235,17 @@ def _attention(heads: int, kv: int, d: int, positions: int) -> Case:
     outputs.append(m.real(3, heads, d).attention(keys, values, m.index(1, positions, positions // 2), scale=0.3))
     for length in sorted({0, min(2, positions), positions}):  # causal: the first of three sees nothing of two rows
         outputs.append(m.real(3, heads, d).attention(keys, values, m.index(length)))
+    return m.case(*outputs)
+
+
+def _long(heads: int, kv: int, d: int, positions: int, dtype: Any, lengths: Sequence[int]) -> Case:
+    m = Maker(24)
+    keys, values = m.real(positions, kv, d, dtype=dtype), m.real(positions, kv, d, dtype=dtype)
+    query = m.real(heads, d) * 2
+    outputs = [query.attention(keys, values, m.index(length)) for length in lengths]
+    several = m.real(3, heads, d)
+    outputs.append(several.attention(keys, values, m.index(positions, lengths[1], positions // 2), scale=0.3))
+    outputs.append(several.attention(keys, values, m.index(positions - 1)).reshape(3, heads * d) + 1)
     return m.case(*outputs)
 
 

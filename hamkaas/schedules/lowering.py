@@ -68,9 +68,15 @@ class Lowering:
     `hamkaas.replace_slice` has none of its own: it is written into the buffer of its base.
     """
 
-    def __init__(self, group: hamkaas.GroupOp, target: Target):
+    def __init__(self, group: hamkaas.GroupOp, target: Target, max_cluster: int = 1):
         self.group = group
         self.target: Target = target
+        self.max_cluster = max_cluster
+        """The most blocks that can work together as a cluster; 1 where there are none."""
+        self.cluster = 1
+        """How many of them do."""
+        self.min_blocks = 0
+        """How many blocks a multiprocessor is to hold, if that matters."""
         self.lanes = LANES[target]
         args = group.body.block.args
         types: list[Attribute] = [flat(arg.type) for arg in args]
@@ -249,5 +255,7 @@ class Lowering:
             spans=spans,
             status=bool(self._uses),
             label=label.data if isinstance(label, StringAttr) else "",
+            cluster=self.cluster,
+            min_blocks=self.min_blocks,
             body=Region(self._block),
         )
