@@ -37,6 +37,7 @@ from hamkaas.passes.cudnn_outline import CudnnOutlinePass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
 from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
+from hamkaas.passes.hamkaas_raise_attention import HamkaasRaiseAttentionPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
 from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
 from hamkaas.passes.program_overlap_launches import ProgramOverlapLaunchesPass
@@ -90,7 +91,7 @@ def stages(target: Target, cudnn: CudnnOptions | None = None, arch: str = DEFAUL
         Stage(
             "graph",
             "whole tensors, simplified",
-            (VerifyDominancePass(), CanonicalizePass(), CommonSubexpressionElimination()),
+            (VerifyDominancePass(), CanonicalizePass(), HamkaasRaiseAttentionPass(), CommonSubexpressionElimination()),
             ("builtin", "func", "hamkaas"),
         ),
         Stage(

@@ -146,6 +146,8 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     for heads, kv, d, positions, dtype, lengths in LONG:
         label = f"{heads}x{kv}x{d}x{positions}-{np.dtype(dtype).name}"
         yield f"attention-{label}", lambda a=heads, b=kv, c=d, e=positions, t=dtype, n=lengths: _long(a, b, c, e, t, n)
+    for rows in (1, 3):
+        yield f"attention-written-out-{rows}", lambda r=rows: _written_out(r)
     yield "rope-epilogue", _rope
     for rows, heads, d in ((1, 3, 2), (5, 4, 8), (64, 3, 24), (70, 6, 48), (3, 1, 6)):
         yield f"rope-rows-{rows}x{heads}x{d}", lambda a=rows, h=heads, d=d: _rope_rows(a, h, d)
@@ -247,6 +249,14 @@ def _long(heads: int, kv: int, d: int, positions: int, dtype: Any, lengths: Sequ
     outputs.append(several.attention(keys, values, m.index(positions, lengths[1], positions // 2), scale=0.3))
     outputs.append(several.attention(keys, values, m.index(positions - 1)).reshape(3, heads * d) + 1)
     return m.case(*outputs)
+
+
+def _written_out(rows: int) -> Case:
+    """Attention as products around a softmax of all positions, over a cache of more, which is cut."""
+    m = Maker(25)
+    keys, values = m.real(12, 2, 8), m.real(12, 2, 8)
+    scores = m.real(2, rows, 8) @ keys[:9].permute(1, 2, 0) * 0.3
+    return m.case((scores.sliced_softmax(9) @ values[:9].permute(1, 0, 2)).permute(1, 0, 2))
 
 
 def _rope() -> Case:

@@ -10,6 +10,7 @@ from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
 from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
+from hamkaas.passes.hamkaas_raise_attention import HamkaasRaiseAttentionPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
 from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
 from hamkaas.passes.program_overlap_launches import ProgramOverlapLaunchesPass
@@ -21,6 +22,7 @@ ALL_PASSES: tuple[type[ModulePass], ...] = (
     HamkaasConvertWeightsPass,
     HamkaasConvertActivationsPass,
     VerifyDominancePass,
+    HamkaasRaiseAttentionPass,
     CudnnOutlinePass,
     CudnnDedupPass,
     CudnnAssignPlansPass,
