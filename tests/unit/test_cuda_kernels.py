@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from graphs import LONG, Case, Maker, assert_close, cases
+from graphs import Case, Maker, assert_close, cases
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.parser import Parser
 
@@ -37,11 +37,8 @@ def test_operation(make: Callable[[], Case]) -> None:
     check(make())
 
 
-LONG_CASES = [make for name, make in cases() if name.startswith("attention-")][-len(LONG) :]
-
-
 def test_attention_is_split_where_there_are_clusters() -> None:
-    case = LONG_CASES[0]()
+    case = dict(cases())["attention-2x2x64x1100-float32"]()
     assert clusters(check(case)) == {1, 8}  # the 1 is the product that makes the query
     assert clusters(check(case, "sm_80")) == {1}
 
