@@ -33,9 +33,9 @@ class Case:
         built = build_module({"main": self.outputs})
         return run_function(built.module, self.inputs, built.weights, {} if states is None else states)
 
-    def check(self, target: Any) -> None:
+    def check(self, target: Any, **options: Any) -> None:
         """Compiles the graph for a target and compares all outputs with the interpreter's."""
-        with hk.compile(self.outputs, target=target) as model:
+        with hk.compile(self.outputs, target=target, **options) as model:
             used = next(iter(model.graphs.values())).inputs
             results = model.evaluate({spec.name: self.inputs[spec.name] for spec in used})
         for result, expected in zip(results, self.expected(), strict=True):
@@ -120,6 +120,17 @@ NARROW = (
 )
 """Vector sizes, columns and matrices of products with one row: around what a warp and a block take at a time."""
 
+LONG: tuple[tuple[int, int, int, int, Any, tuple[int, ...]], ...] = (
+    (2, 2, 64, 1100, np.float32, (0, 1, 7, 8, 9, 15, 16, 127, 128, 129, 511, 512, 513, 1024, 1100)),
+    (2, 1, 128, 520, np.float16, (0, 1, 3, 4, 5, 64, 256, 257, 519, 520)),
+    (4, 2, 80, 300, ml_dtypes.bfloat16, (0, 1, 2, 3, 299, 300)),
+    (3, 1, 48, 700, np.float32, (0, 1, 8, 64, 255, 699, 700)),
+    (32, 8, 64, 260, np.float32, (0, 1, 5, 260)),  # heads that share keys
+    (64, 16, 16, 600, np.float16, (1, 599)),
+)
+"""Attention over caches that are long enough for several blocks: query heads, key heads, their size, positions, type of
+the cache, lengths."""
+
 
 def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     """(name, how to make it) of a case for every operation and shape rule."""
@@ -162,6 +173,11 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     ):
         label = f"{heads}x{kv}x{d}x{positions}"
         yield f"attention-{label}", lambda a=heads, b=kv, c=d, e=positions: _attention(a, b, c, e)
+    for heads, kv, d, positions, dtype, lengths in LONG:
+        label = f"{heads}x{kv}x{d}x{positions}-{np.dtype(dtype).name}"
+        yield f"attention-{label}", lambda a=heads, b=kv, c=d, e=positions, t=dtype, n=lengths: _long(a, b, c, e, t, n)
+    for rows in (1, 3):
+        yield f"attention-written-out-{rows}", lambda r=rows: _written_out(r)
     yield "rope-epilogue", _rope
     for rows, heads, d in ((1, 3, 2), (5, 4, 8), (64, 3, 24), (70, 6, 48), (3, 1, 6)):
         yield f"rope-rows-{rows}x{heads}x{d}", lambda a=rows, h=heads, d=d: _rope_rows(a, h, d)
@@ -254,6 +270,27 @@ def _attention(heads: int, kv: int, d: int, positions: int) -> Case:
     for length in sorted({0, min(2, positions), positions}):  # causal: the first of three sees nothing of two rows
         outputs.append(m.real(3, heads, d).attention(keys, values, m.index(length)))
     return m.case(*outputs)
+
+
+def _long(heads: int, kv: int, d: int, positions: int, dtype: Any, lengths: Sequence[int]) -> Case:
+    m = Maker(24)
+    keys, values = m.real(positions, kv, d, dtype=dtype), m.real(positions, kv, d, dtype=dtype)
+    query = m.real(heads, d) * 2
+    outputs = [query.attention(keys, values, m.index(length)) for length in lengths]
+    if dtype == ml_dtypes.bfloat16:
+        return m.case(*outputs)  # several queries over it may be rounded: hamkaas-convert-activations
+    several = m.real(3, heads, d)
+    outputs.append(several.attention(keys, values, m.index(positions, lengths[1], positions // 2), scale=0.3))
+    outputs.append(several.attention(keys, values, m.index(positions - 1)).reshape(3, heads * d) + 1)
+    return m.case(*outputs)
+
+
+def _written_out(rows: int) -> Case:
+    """Attention as products around a softmax of all positions, over a cache of more, which is cut."""
+    m = Maker(25)
+    keys, values = m.real(12, 2, 8), m.real(12, 2, 8)
+    scores = m.real(2, rows, 8) @ keys[:9].permute(1, 2, 0) * 0.3
+    return m.case((scores.sliced_softmax(9) @ values[:9].permute(1, 0, 2)).permute(1, 0, 2))
 
 
 def _rope() -> Case:

@@ -1,9 +1,9 @@
 """Kernel IR to CUDA C++, operation by operation.
 
 C++ has no vector arithmetic, so an SSA vector is a tuple of scalar expressions here: a vector load is one 16-byte
-access whose components are named, and arithmetic on vectors is written out. Everything that is PTX is in `_HELPERS`,
-small device functions that are printed when they are used. No header is included: NVRTC spends more time on one than
-on all kernels of a model.
+access (or several) whose components are named, and arithmetic on vectors is written out. Everything that is PTX is in
+small device functions that are printed when they are used, or one instruction. No header is included: NVRTC spends more
+time on one than on all kernels of a model.
 """
 
 import math
@@ -15,7 +15,9 @@ from typing import cast
 from xdsl.dialects import arith, scf, vector
 from xdsl.dialects import math as math_dialect
 from xdsl.dialects.builtin import (
+    BFloat16Type,
     DenseIntOrFPElementsAttr,
+    Float16Type,
     Float32Type,
     FloatAttr,
     IndexType,
@@ -53,12 +55,26 @@ _TYPES = {
 _WORDS = {4: ("unsigned", "b32", "r"), 8: ("uint2", "v2.b32", "r"), 16: ("uint4", "v4.b32", "r")}
 """For an access of so many bytes: the type that holds it, its PTX suffix and register class."""
 
+MAX_ACCESS = 16
+"""Bytes that one instruction loads or stores."""
+
 _STREAM = """\
 // Reads what is used once: not kept in L1. As .nc it would be free to drift behind a wait that it stands before
 __device__ __forceinline__ {type} load_stream_{bytes}(const void* p) {{
   {type} v;
   asm volatile("ld.global.L1::no_allocate.{suffix} {registers}, [%{last}];" : {outputs} : "l"(p));
   return v;
+}}
+"""
+
+_CLUSTER_STORE = """\
+// Writes into the shared memory of a block of the cluster, at the place of `p` in one's own
+__device__ __forceinline__ void store_cluster_{bytes}(void* p, unsigned rank, {parameters}) {{
+  unsigned there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;"
+      : "=r"(there)
+      : "r"(static_cast<unsigned>(__cvta_generic_to_shared(p))), "r"(rank));
+  asm volatile("st.shared::cluster.{suffix} [%0], {registers};" ::"r"(there), {inputs} : "memory");
 }}
 """
 
@@ -129,6 +145,7 @@ _FUNCTIONS: dict[type[Operation], str] = {
     arith.MaxSIOp: "max",
     arith.MinSIOp: "min",
     math_dialect.ExpOp: "expf",
+    math_dialect.Exp2Op: "exp2f",
     math_dialect.SqrtOp: "sqrtf",
     math_dialect.RsqrtOp: "rsqrtf",
     math_dialect.AbsFOp: "fabsf",
@@ -192,10 +209,13 @@ class _KernelPrinter:
             restrict = "" if const and self.func.constants is not None else "__restrict__ "
             args.append(f"{const}{self.type(arg.type.element_type)}* {restrict}{self.name(arg)}")
         self.block(self.func.body.block)
-        block, grid = self.func.block.value.data, self.func.grid.value.data
+        block, grid, cluster = (one.value.data for one in (self.func.block, self.func.grid, self.func.cluster))
+        together = f", {cluster} blocks together" if cluster > 1 else ""
+        dimensions = f"__cluster_dims__({cluster}, 1, 1) " if cluster > 1 else ""
+        bounds = f"{block}, {resident}" if (resident := self.func.min_blocks.value.data) else f"{block}"
         head = [
-            f"// {self.func.label.data or 'kernel'}: {grid} blocks of {block} threads",
-            f'extern "C" __global__ void __launch_bounds__({block}) {self.func.sym_name.data}(',
+            f"// {self.func.label.data or 'kernel'}: {grid} blocks of {block} threads{together}",
+            f'extern "C" __global__ void {dimensions}__launch_bounds__({bounds}) {self.func.sym_name.data}(',
             ",\n".join(f"    {arg}" for arg in args) + ") {",
         ]
         return "\n".join([*head, *self.lines, "}\n"])
@@ -276,6 +296,13 @@ class _KernelPrinter:
                 self.store(op)
             case kernel.BarrierOp():
                 self.line("__syncthreads();")
+            case kernel.ClusterArriveOp():
+                order = "release" if op.relaxed is None else "relaxed"
+                self.line(f'asm volatile("barrier.cluster.arrive.{order};" ::: "memory");')
+            case kernel.ClusterWaitOp():
+                self.line('asm volatile("barrier.cluster.wait.acquire;" ::: "memory");')
+            case kernel.ClusterStoreOp():
+                self.cluster_store(op)
             case kernel.LaunchDependentsOp():
                 self.line('asm volatile("griddepcontrol.launch_dependents;");')
             case kernel.WaitDependencyOp():
@@ -400,11 +427,11 @@ class _KernelPrinter:
         self.line(f"__shared__ __align__(16) {type} {self.name(op.memref)}[{size}];")
 
     def load(self, op: kernel.LoadOp) -> None:
-        """A scalar, one wide access whose lanes are named, or several scalars where the alignment is not known."""
+        """A scalar, wide accesses whose lanes are named, or several scalars where the alignment is not known."""
         element, width = kernel.element_type(op.memref.type), _width(op.result)
         size = width * _BYTES[str(element)]
         base, index = self.get(op.memref), self.get(op.index)
-        aligned = op.align is not None and op.align.value.data >= size and size in _WORDS
+        aligned = _is_wide(op.align, size)
         streams = op.cache is not None and (aligned or (width == 1 and size == 4)) and op.memref not in self.changing
         if width == 1 and not streams:
             self.define(op.result, [f"{base}[{index}]"])
@@ -413,17 +440,20 @@ class _KernelPrinter:
         elif isinstance(element, Float32Type) and width == 1:
             self.define(op.result, [f"__uint_as_float({self.stream(size)}(&{base}[{index}]))"])
         else:
-            self.wide_load(op, element, size, f"&{base}[{index}]", streams)
+            self.wide_load(op, element, size, streams)
 
-    def wide_load(self, op: kernel.LoadOp, element: Attribute, size: int, address: str, streams: bool) -> None:
-        """One access of 4, 8 or 16 bytes into a variable, whose lanes are its components."""
+    def wide_load(self, op: kernel.LoadOp, element: Attribute, size: int, streams: bool) -> None:
+        """Accesses of 4, 8 or 16 bytes into variables, whose components are the lanes."""
         width = _width(op.result)
-        word = _WORDS[size][0]
-        raw = self.name(op.result, "_raw")
-        loaded = f"{self.stream(size)}({address})" if streams else f"*reinterpret_cast<const {word}*>({address})"
-        self.line(f"const {word} {raw} = {loaded};")
         bits = 8 * size // width
-        words = [raw] if size == 4 else [f"{raw}.{part}" for part in "xyzw"[: size // 4]]
+        words: list[str] = []
+        for address in self.addresses(op.memref, op.index, size, bits // 8):
+            piece = min(size, MAX_ACCESS)
+            word = _WORDS[piece][0]
+            raw = self.name(op.result, "_raw")
+            loaded = f"{self.stream(piece)}({address})" if streams else f"*reinterpret_cast<const {word}*>({address})"
+            self.line(f"const {word} {raw} = {loaded};")
+            words += [raw] if piece == 4 else [f"{raw}.{part}" for part in "xyzw"[: piece // 4]]
         if isinstance(element, Float32Type):
             lanes = [f"__uint_as_float({word})" for word in words]
         else:
@@ -435,6 +465,12 @@ class _KernelPrinter:
             if bits == 8:
                 self.bytes_in[op.result] = [(words[lane // 4], lane % 4) for lane in range(width)]
         self.define(op.result, lanes)
+
+    def addresses(self, memref: SSAValue, index: SSAValue, size: int, element: int) -> list[str]:
+        """Where the accesses start that take `size` bytes from an index on; an element has `element` bytes."""
+        base, first = self.get(memref), self.get(index)
+        steps = range(0, size // element, MAX_ACCESS // element)
+        return [f"&{base}[{first} + {step}]" if step else f"&{base}[{first}]" for step in steps]
 
     def stream(self, size: int) -> str:
         """The helper that reads so many bytes past L1."""
@@ -452,18 +488,65 @@ class _KernelPrinter:
         return f"load_stream_{size}"
 
     def store(self, op: kernel.StoreOp) -> None:
-        """A scalar, one wide access, or several scalars where the alignment is not known."""
+        """A scalar, wide accesses, or several scalars where the alignment is not known."""
         element, width = kernel.element_type(op.memref.type), _width(op.value)
         base, index = self.get(op.memref), self.get(op.index)
         values = self.lanes(op.value, width)
         size = width * _BYTES[str(element)]
-        if width > 1 and isinstance(element, Float32Type) and op.align is not None and op.align.value.data >= size:
-            word = f"float{width}"
-            self.line(f"*reinterpret_cast<{word}*>(&{base}[{index}]) = make_{word}({', '.join(values)});")
+        aligned = width > 1 and _is_wide(op.align, size)
+        if aligned and isinstance(element, Float32Type):
+            for number, address in enumerate(self.addresses(op.memref, op.index, size, 4)):
+                some = values[4 * number : 4 * number + 4]
+                self._store_words(f"float{len(some)}", address, some)
+            return
+        if aligned and isinstance(element, Float16Type | BFloat16Type) and width in (2, 4, 8):
+            pairs = [
+                f"{low} | static_cast<unsigned>({high}) << 16"
+                for low, high in zip(values[::2], values[1::2], strict=True)
+            ]
+            self._store_words("unsigned" if width == 2 else f"uint{width // 2}", f"&{base}[{index}]", pairs)
             return
         for lane, value in enumerate(values):
             offset = f"{index} + {lane}" if lane else index
             self.line(f"{base}[{offset}] = {value};")
+
+    def _store_words(self, word: str, address: str, values: Sequence[str]) -> None:
+        """One access of a vector type."""
+        made = values[0] if len(values) == 1 else f"make_{word}({', '.join(values)})"
+        self.line(f"*reinterpret_cast<{word}*>({address}) = {made};")
+
+    def cluster_store(self, op: kernel.ClusterStoreOp) -> None:
+        """Calls of a helper for 4, 8 or 16 bytes each."""
+        width = _width(op.value)
+        if not isinstance(kernel.element_type(op.memref.type), Float32Type):
+            raise CompileError(f"no CUDA form for {op.name} of {op.value.type}")
+        values = self.lanes(op.value, width)
+        wide = _is_wide(op.align, 4 * width)
+        step = min(width, MAX_ACCESS // 4) if wide else 1
+        base, index, rank = self.get(op.memref), self.get(op.index), self.get(op.rank)
+        for first in range(0, width, step):
+            place = f"&{base}[{index} + {first}]" if first else f"&{base}[{index}]"
+            some = values[first : first + step]
+            self.line(f"{self.cluster_helper(len(some))}({place}, {rank}, {', '.join(some)});")
+
+    def cluster_helper(self, count: int) -> str:
+        """The helper that writes so many f32 into another block's memory."""
+        names = "abcd"[:count]
+        registers = ", ".join(f"%{number + 1}" for number in range(count))
+        self.helpers[f"cluster{count}"] = _CLUSTER_STORE.format(
+            bytes=4 * count,
+            parameters=", ".join(f"float {name}" for name in names),
+            suffix=f"v{count}.f32" if count > 1 else "f32",
+            registers=f"{{{registers}}}" if count > 1 else registers,
+            inputs=", ".join(f'"f"({name})' for name in names),
+        )
+        return f"store_cluster_{4 * count}"
+
+
+def _is_wide(align: IntegerAttr | None, size: int) -> bool:
+    """Whether accesses of as many bytes as possible take `size` bytes at this alignment."""
+    piece = min(size, MAX_ACCESS)
+    return align is not None and align.value.data >= piece and piece in _WORDS and size % piece == 0
 
 
 _RESERVED = frozenset(
@@ -559,7 +642,7 @@ def _bitcast(printer: _KernelPrinter, op: Operation, operands: list[tuple[str, .
 _EXPRESSIONS: dict[type[Operation], Expression] = {
     kernel.BlockIdOp: lambda p, op, _: [f"static_cast<{INDEX_TYPE}>(blockIdx.x)"],
     kernel.ThreadIdOp: lambda p, op, _: [f"static_cast<{INDEX_TYPE}>(threadIdx.x)"],
-    kernel.ShuffleXorOp: lambda p, op, x: [f"__shfl_xor_sync(0xffffffffu, {x[0][0]}, {_mask(op)})"],
+    kernel.ShuffleXorOp: lambda p, op, x: [f"__shfl_xor_sync(0xffffffffu, {a}, {_mask(op)})" for a in x[0]],
     kernel.ConvertOp: _convert,
     kernel.ReduceOp: _reduce,
     arith.CmpfOp: _compare_floats,

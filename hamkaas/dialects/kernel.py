@@ -1,10 +1,10 @@
 """The `kernel` dialect: what one thread block (CUDA) or one worker (CPU) does.
 
-A `kernel.func` is a program for one block. The grid is one-dimensional, blocks are independent of each other, and
-every size is a constant. On CUDA the block's threads all run the body and differ by `kernel.thread_id`; on the CPU
-a block is one worker, which uses vectors. Loops, arithmetic and mathematical functions are those of `scf`, `arith`,
-`math` and `vector`; this dialect adds what they lack: ids, memory with alignment and cache hints, barriers and
-exchange between threads. Buffers are flat (rank 1): all index arithmetic is in the open.
+A `kernel.func` is a program for one block. The grid is one-dimensional, blocks are independent of each other unless
+they form clusters, and every size is a constant. On CUDA the block's threads all run the body and differ by
+`kernel.thread_id`; on the CPU a block is one worker, which uses vectors. Loops, arithmetic and mathematical functions
+are those of `scf`, `arith`, `math` and `vector`; this dialect adds what they lack: ids, memory with alignment and cache
+hints, barriers and exchange between threads. Buffers are flat (rank 1): all index arithmetic is in the open.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ from xdsl.dialects.builtin import (
     MemRefType,
     StringAttr,
     SymbolNameConstraint,
+    UnitAttr,
     VectorType,
     i64,
 )
@@ -81,6 +82,9 @@ FAULTS = (
     "length of hamkaas.attention outside the positions",
 )
 """What a kernel can find wrong with indices that were computed on the device; code k is text k - 1."""
+
+MAX_CLUSTER = 8
+"""Blocks of a cluster that every GPU with clusters can run."""
 
 
 class Space(StrEnum):
@@ -214,7 +218,9 @@ class FuncOp(IRDLOperation):
     is not written in place, then, if `status` is set, one i64 for faults. `results` names the argument of each
     result. `bounds` and `spans` say which index arguments the host may check beforehand. `constants`, where it is
     given, names the arguments that no launch writes: the kernel may start before the launches ahead of it have ended
-    and read these, but nothing else until `kernel.wait_dependency`.
+    and read these, but nothing else until `kernel.wait_dependency`. `cluster` neighbouring blocks run at the same time
+    and can write into each other's memory (CUDA from sm_90 on). `min_blocks` is how many blocks a multiprocessor is to
+    hold at least, so that 1 lets a thread take as many registers as there are; with 0 the compiler behind decides.
 
     ```mlir
     kernel.func @copy(%x: memref<256xf32>, %y: memref<256xf32>)
@@ -243,6 +249,8 @@ class FuncOp(IRDLOperation):
     status = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
     label = prop_def(StringAttr, default_value=StringAttr(""))
     constants_ = opt_prop_def(DenseArrayBase.constr(i64), prop_name="constants")
+    cluster = prop_def(IntegerAttr[I64], default_value=IntegerAttr(1, i64))
+    min_blocks = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
     body = region_def("single_block")
     traits = traits_def(SymbolOpInterface(), IsolatedFromAbove())
     _DEFAULTS: ClassVar = {
@@ -250,6 +258,8 @@ class FuncOp(IRDLOperation):
         "spans": ArrayAttr([]),
         "status": IntegerAttr(0, i64),
         "label": StringAttr(""),
+        "cluster": IntegerAttr(1, i64),
+        "min_blocks": IntegerAttr(0, i64),
     }
 
     def __init__(
@@ -265,6 +275,8 @@ class FuncOp(IRDLOperation):
         spans: Sequence[SpanAttr] = (),
         status: bool = False,
         label: str = "",
+        cluster: int = 1,
+        min_blocks: int = 0,
         body: Region | None = None,
     ):
         super().__init__(
@@ -279,6 +291,8 @@ class FuncOp(IRDLOperation):
                 "spans": ArrayAttr(spans),
                 "status": IntegerAttr(int(status), i64),
                 "label": StringAttr(label),
+                "cluster": IntegerAttr(cluster, i64),
+                "min_blocks": IntegerAttr(min_blocks, i64),
             },
             regions=[body if body is not None else Region(Block(arg_types=arg_types))],
         )
@@ -316,6 +330,12 @@ class FuncOp(IRDLOperation):
             raise VerifyException(
                 f"expected a grid of at least 1 and a block of 1 to 1024, got {self.grid.value.data} and "
                 f"{self.block.value.data}"
+            )
+        cluster = self.cluster.value.data
+        if not 1 <= cluster <= MAX_CLUSTER or self.grid.value.data % cluster:
+            raise VerifyException(
+                f"expected clusters of 1 to {MAX_CLUSTER} blocks that divide the grid, got {cluster} of "
+                f"{self.grid.value.data}"
             )
         if any(not 0 <= arg < len(inputs) for arg in self.result_args):
             named = ", ".join(map(str, self.result_args))
@@ -495,6 +515,111 @@ class BarrierOp(IRDLOperation):
     assembly_format = "attr-dict"
 
 
+class _ClusterOp(IRDLOperation):
+    """An operation that several blocks take part in."""
+
+    def verify_(self) -> None:
+        parent = self.parent_op()
+        while parent is not None and not isinstance(parent, FuncOp):
+            parent = parent.parent_op()
+        if parent is not None and parent.cluster.value.data == 1:
+            raise VerifyException("expected a kernel with clusters of several blocks")
+
+
+@irdl_op_definition
+class ClusterArriveOp(_ClusterOp):
+    """Tells the blocks of the cluster that this thread has come here, and goes on: the start of a barrier.
+
+    All threads of the cluster arrive and wait in turn; `kernel.cluster_wait` is the end. Between the two, a thread
+    does what the others need not wait for. `relaxed` promises nothing of what was written before, and costs less.
+
+    ```mlir
+    kernel.func @meet()
+        attributes {grid = 4 : i64, block = 32 : i64, inputs = 0 : i64, results = array<i64>, cluster = 2 : i64} {
+      kernel.cluster_arrive
+      kernel.cluster_wait
+      kernel.return
+    }
+    ```
+    """
+
+    name = "kernel.cluster_arrive"
+    relaxed = opt_prop_def(UnitAttr)
+    traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
+    assembly_format = "(`relaxed` $relaxed^)? attr-dict"
+
+    def __init__(self, *, relaxed: bool = False):
+        super().__init__(properties={"relaxed": UnitAttr() if relaxed else None})
+
+
+@irdl_op_definition
+class ClusterWaitOp(_ClusterOp):
+    """Waits until all threads of the cluster have arrived; what they wrote before that is seen by all after.
+
+    (But for what was written before a relaxed `kernel.cluster_arrive`.)
+
+    ```mlir
+    kernel.func @meet()
+        attributes {grid = 4 : i64, block = 32 : i64, inputs = 0 : i64, results = array<i64>, cluster = 4 : i64} {
+      kernel.cluster_arrive
+      kernel.cluster_wait
+      kernel.return
+    }
+    ```
+    """
+
+    name = "kernel.cluster_wait"
+    traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
+    assembly_format = "attr-dict"
+
+
+@irdl_op_definition
+class ClusterStoreOp(_ClusterOp):
+    """Writes an element, or a vector of neighbouring elements, into the memory of block number `rank` of the cluster.
+
+    That block must have started, which a barrier of the cluster tells, and must not end before another one. `align`
+    is as in `kernel.store`.
+
+    ```mlir
+    kernel.func @give()
+        attributes {grid = 4 : i64, block = 1 : i64, inputs = 0 : i64, results = array<i64>, cluster = 2 : i64} {
+      %zero = arith.constant 0 : index
+      %one = arith.constant 1.0 : f32
+      %box = kernel.alloc : memref<1xf32, #kernel<space shared>>
+      kernel.cluster_arrive relaxed
+      kernel.cluster_wait
+      kernel.cluster_store %one, %box[%zero] of %zero : f32, memref<1xf32, #kernel<space shared>>
+      kernel.cluster_arrive
+      kernel.cluster_wait
+      kernel.return
+    }
+    ```
+    """
+
+    name = "kernel.cluster_store"
+    value = operand_def()
+    memref = operand_def(MemRefType)
+    index = operand_def(IndexType)
+    rank = operand_def(IndexType)
+    align = opt_prop_def(IntegerAttr[I64])
+    traits = traits_def(MemoryWriteEffect())
+    assembly_format = (
+        "$value `,` $memref `[` $index `]` `of` $rank (`align` $align^)? attr-dict `:` type($value) `,` type($memref)"
+    )
+
+    def __init__(self, value: SSAValue, memref: SSAValue, index: SSAValue, rank: SSAValue, align: int | None = None):
+        super().__init__(
+            operands=[value, memref, index, rank],
+            properties={"align": None if align is None else IntegerAttr(align, i64)},
+        )
+
+    def verify_(self) -> None:
+        super().verify_()
+        _check_access(self.memref.type, self.value.type)
+        if not is_memref(self.memref.type) or not isinstance(self.memref.type.memory_space, SpaceAttr):
+            raise VerifyException(f"expected a buffer of the block's own memory, got {self.memref.type}")
+
+
 @irdl_op_definition
 class LaunchDependentsOp(IRDLOperation):
     """Lets the next launch start its blocks once all blocks of this one have come here; its results are not ready yet.
@@ -530,6 +655,8 @@ class WaitDependencyOp(IRDLOperation):
 @irdl_op_definition
 class ShuffleXorOp(IRDLOperation):
     """The value that the thread with number (own number xor `mask`) of the warp has; all 32 threads take part.
+
+    A vector is exchanged lane by lane.
 
     ```mlir
     func.func @f(%x: f32) -> f32 {
@@ -664,6 +791,9 @@ KERNEL = Dialect(
         LoadOp,
         StoreOp,
         BarrierOp,
+        ClusterArriveOp,
+        ClusterWaitOp,
+        ClusterStoreOp,
         LaunchDependentsOp,
         WaitDependencyOp,
         ShuffleXorOp,

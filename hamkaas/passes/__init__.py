@@ -2,12 +2,15 @@
 
 from xdsl.passes import ModulePass
 
+from hamkaas.passes.cudnn_assign_plans import CudnnAssignPlansPass
 from hamkaas.passes.cudnn_dedup import CudnnDedupPass
 from hamkaas.passes.cudnn_outline import CudnnOutlinePass
+from hamkaas.passes.hamkaas_convert_activations import HamkaasConvertActivationsPass
 from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
 from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
+from hamkaas.passes.hamkaas_raise_attention import HamkaasRaiseAttentionPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
 from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
 from hamkaas.passes.program_overlap_launches import ProgramOverlapLaunchesPass
@@ -17,9 +20,12 @@ from hamkaas.passes.verify_dominance import VerifyDominancePass
 
 ALL_PASSES: tuple[type[ModulePass], ...] = (
     HamkaasConvertWeightsPass,
+    HamkaasConvertActivationsPass,
     VerifyDominancePass,
+    HamkaasRaiseAttentionPass,
     CudnnOutlinePass,
     CudnnDedupPass,
+    CudnnAssignPlansPass,
     HamkaasOutlineGroupsPass,
     HamkaasMergeGroupsPass,
     HamkaasDedupGroupsPass,
@@ -29,4 +35,4 @@ ALL_PASSES: tuple[type[ModulePass], ...] = (
     ProgramInsertBarriersPass,
     ProgramOverlapLaunchesPass,
 )
-"""In the order in which the pipeline runs them; those of cuDNN are run by name only."""
+"""In the order in which a compile runs them."""

@@ -31,6 +31,9 @@ class HamkaasToKernelPass(ModulePass):
     target: Target = "cpu"
     """Whose schedules to use."""
 
+    max_cluster: int = 1
+    """The most blocks that may work together as a cluster on CUDA: 1 for architectures before sm_90."""
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for group in [child for child in op.body.block.ops if isinstance(child, hamkaas.GroupOp)]:
-            Rewriter.replace_op(group, lower_group(group, self.target), new_results=[])
+            Rewriter.replace_op(group, lower_group(group, self.target, self.max_cluster), new_results=[])

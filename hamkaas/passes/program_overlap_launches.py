@@ -80,7 +80,7 @@ def _split(block: Block, known: set[SSAValue]) -> None:
     for op in block.ops:
         is_early = not (computing and isinstance(op, kernel.LoadOp)) and _note_early(op, known)
         (early if is_early else late).append(op)
-        computing = computing or not (is_early or _fetches(op))
+        computing = computing or (not is_early and _computes(op))
     terminator = late.pop()
     boundary = late[0] if late else terminator
     for op in early:
@@ -96,11 +96,11 @@ def _split(block: Block, known: set[SSAValue]) -> None:
     Rewriter.insert_op(kernel.WaitDependencyOp(), InsertPoint.before(boundary))
 
 
-def _fetches(op: Operation) -> bool:
-    """Whether an operation does no more than to bring something: a load, or arithmetic about where it is."""
-    if isinstance(op, (kernel.LoadOp, kernel.ConvertOp, kernel.PackOp)) or op.dialect_name() == "vector":
+def _computes(op: Operation) -> bool:
+    """Whether an operation does more than to bring something, to say where it is or to wait."""
+    if isinstance(op, (kernel.ReduceOp, kernel.ShuffleXorOp)) or op.dialect_name() in ("math", "scf"):
         return True
-    return op.dialect_name() == "arith" and all(isinstance(r.type, IndexType | IntegerType) for r in op.results)
+    return op.dialect_name() == "arith" and not all(isinstance(r.type, IndexType | IntegerType) for r in op.results)
 
 
 def _note_early(op: Operation, known: set[SSAValue]) -> bool:

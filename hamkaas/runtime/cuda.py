@@ -7,16 +7,18 @@ downloads of its outputs. A call writes the inputs into pinned memory, launches 
 import ctypes
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Launch, Program, Space, TensorSpec
+from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Execute, Launch, Program, Space, TensorSpec
 from hamkaas.errors import InputError, RuntimeFault
 from hamkaas.runtime.arrays import device_of
+from hamkaas.runtime.cudnn import Device, LoadedPlan
 from hamkaas.runtime.device_array import DeviceArray, device_pointer, driver
 from hamkaas.runtime.nvrtc import compile_cubin
 
@@ -25,6 +27,9 @@ UPLOAD_CHUNK = 32 << 20
 
 MAX_GRAPHS = 16
 """Instantiated graphs that are kept: one for each program and set of device arrays that it was called with."""
+
+RUNS_TOGETHER = 8
+"""Runs in a row that are one graph: between two graphs the device does nothing for some microseconds."""
 
 DEFAULT_ARCH = "sm_90"
 
@@ -66,6 +71,30 @@ def default_arch() -> str:
     major = check(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device))
     minor = check(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device))
     return f"sm_{major}{minor}"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU whose primary context is current."""
+
+    context: Any
+    name: str
+    """Tells apart GPUs that do not run the same code at the same speed: 'NVIDIA H100 80GB HBM3, sm_90, 132 SMs'."""
+
+
+@contextmanager
+def first_gpu() -> Generator[Gpu]:
+    """The first GPU, with its primary context held and current. Raises `RuntimeFault` if the driver refuses."""
+    device = check(driver.cuDeviceGet(0))
+    kind = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+    name = _text(check(driver.cuDeviceGetName(128, device))).rstrip("\0")
+    name = f"{name}, {default_arch()}, {check(driver.cuDeviceGetAttribute(kind, device))} SMs"
+    context = check(driver.cuDevicePrimaryCtxRetain(device))
+    try:
+        check(driver.cuCtxSetCurrent(context))
+        yield Gpu(context, name)
+    finally:
+        check(driver.cuDevicePrimaryCtxRelease(device))
 
 
 def _event(stack: ExitStack) -> Any:
@@ -112,13 +141,12 @@ class CudaRuntime:
         self._graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._resources = ExitStack()
         with ExitStack() as stack:
-            device = check(driver.cuDeviceGet(0))
-            self._context = check(driver.cuDevicePrimaryCtxRetain(device))
-            stack.callback(lambda: check(driver.cuDevicePrimaryCtxRelease(device)))
-            check(driver.cuCtxSetCurrent(self._context))
+            gpu = stack.enter_context(first_gpu())
+            self._context = gpu.context
             self._stream = check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
             stack.callback(lambda: check(driver.cuStreamDestroy(self._stream)))
             self._load_kernels(stack, say)
+            self._load_plans(stack, gpu.name)
             self._allocate(stack)
             say(f"uploading {sum(spec.nbytes for spec in artifact.weights):,} bytes of weights")
             self._upload(weights)
@@ -138,6 +166,22 @@ class CudaRuntime:
         stack.callback(lambda: check(driver.cuModuleUnload(module)))
         for kernel in self._artifact.kernels:
             self._functions[kernel.name] = check(driver.cuModuleGetFunction(module, kernel.name.encode()))
+
+    def _load_plans(self, stack: ExitStack, gpu: str) -> None:
+        """Makes the plans of cuDNN ready and runs each once: some cannot be captured before that."""
+        self._plans: list[LoadedPlan] = []
+        if not self._artifact.plans:
+            return
+        device = Device.present(gpu, int(self._stream))
+        stack.callback(device.close)
+        self._plans = [LoadedPlan(plan, device) for plan in self._artifact.plans]
+        for plan, loaded in zip(self._artifact.plans, self._plans, strict=True):
+            with ExitStack() as scratch:
+                pointers = [self._device_memory(scratch, size) for size in plan.graph.argument_bytes]
+                for pointer, size in zip(pointers, plan.graph.argument_bytes, strict=True):
+                    check(driver.cuMemsetD8Async(pointer, 0, size, self._stream))
+                loaded.execute(pointers, self._device_memory(scratch, plan.workspace))
+                check(driver.cuStreamSynchronize(self._stream))
 
     def _device_memory(self, stack: ExitStack, size: int) -> int:
         size = max(size, ALIGNMENT)
@@ -204,18 +248,21 @@ class CudaRuntime:
             check(driver.cuGraphExecDestroy(graph))
         self._graphs.clear()
 
-    def _graph(self, number: int, external: tuple[int | None, ...], is_first: bool, is_last: bool) -> Any:
-        """The instantiated graph of a program with these device pointers as inputs (None: what the host uploads).
+    def _graph(
+        self, number: int, external: tuple[int | None, ...], is_first: bool, is_last: bool, runs: int = 1
+    ) -> Any:
+        """The instantiated graph of some runs of a program with these device pointers as inputs.
 
-        Of several runs in a row the first one uploads, and the last one downloads.
+        None stands for what the host uploads. Of all runs in a row the first one uploads, and the last one downloads.
         """
-        key = (number, external, is_first, is_last)
+        key = (number, external, is_first, is_last, runs)
         if (graph := self._graphs.get(key)) is not None:
             self._graphs.move_to_end(key)
             return graph
         check(driver.cuStreamBeginCapture(self._stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
         try:
-            self._enqueue(number, external, is_first, is_last)
+            for _ in range(runs):
+                self._enqueue(number, external, is_first, is_last)
         except BaseException:
             driver.cuStreamEndCapture(self._stream)
             raise
@@ -239,9 +286,14 @@ class CudaRuntime:
                 source = staging.pinned_input(i)
                 check(driver.cuMemcpyHtoDAsync(inputs[i], source, spec.nbytes, self._stream))
         for step in program.steps:
+            if isinstance(step, Copy) and step.target.space is Space.OUTPUT and not is_last:
+                continue  # nobody reads it
             if isinstance(step, Copy):
                 source, target = (self._address(ref, staging, inputs) for ref in (step.source, step.target))
                 check(driver.cuMemcpyDtoDAsync(target, source, step.nbytes, self._stream))
+            elif isinstance(step, Execute):
+                workspace = 0 if step.workspace is None else self._address(step.workspace, staging, inputs)
+                self._plans[step.plan].execute([self._address(ref, staging, inputs) for ref in step.args], workspace)
             else:
                 self._launch(step, [self._address(ref, staging, inputs) for ref in step.args])
         if not is_last:
@@ -295,8 +347,7 @@ class CudaRuntime:
             staging = self._staging[program]
             external = tuple(self._place(array, i, staging) for i, array in enumerate(inputs))
             on_device = any(pointer is not None for pointer in external)
-            for number in range(times):
-                graph = self._graph(program, external, number == 0, number == times - 1)
+            for graph in self._graphs_of(program, external, times):
                 check(driver.cuGraphLaunch(graph, self._stream))
             plan = self._artifact.programs[program]
             outputs = self._copy_outputs(plan, staging) if on_device else []
@@ -305,6 +356,19 @@ class CudaRuntime:
             if on_device:
                 return outputs
             return [array.copy() for array in staging.output_arrays]
+
+    def _graphs_of(self, program: int, external: tuple[int | None, ...], times: int) -> Iterator[Any]:
+        """The graphs of `times` runs in a row, in order."""
+        if times == 1:
+            yield self._graph(program, external, True, True)
+            return
+        yield self._graph(program, external, True, False)
+        together, alone = divmod(times - 2, RUNS_TOGETHER)
+        for _ in range(together):
+            yield self._graph(program, external, False, False, RUNS_TOGETHER)
+        for _ in range(alone):
+            yield self._graph(program, external, False, False)
+        yield self._graph(program, external, False, True)
 
     def replay(self, program: int, times: int) -> float:
         """Runs a program again on its last inputs, without the host in between; gives seconds per run.

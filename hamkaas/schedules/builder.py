@@ -196,6 +196,20 @@ class Builder:
         """Waits for the threads of the block."""
         self.insert(kernel.BarrierOp())
 
+    def arrive(self, *, relaxed: bool = False) -> None:
+        """The first half of a barrier of the cluster."""
+        self.insert(kernel.ClusterArriveOp(relaxed=relaxed))
+
+    def wait(self) -> None:
+        """The second half."""
+        self.insert(kernel.ClusterWaitOp())
+
+    def give(
+        self, value: SSAValue, memref: SSAValue, index: SSAValue, rank: SSAValue, align: int | None = None
+    ) -> None:
+        """Stores a scalar or a vector into the own memory of another block of the cluster."""
+        self.insert(kernel.ClusterStoreOp(value, memref, index, rank, align))
+
     # arithmetic on scalars and on vectors
 
     def splat(self, value: SSAValue, width: int) -> SSAValue:
@@ -239,6 +253,10 @@ class Builder:
     def exp(self, x: SSAValue) -> SSAValue:
         """The exponential function."""
         return self._one(math.ExpOp(x))
+
+    def exp2(self, x: SSAValue) -> SSAValue:
+        """Two to the power of x."""
+        return self._one(math.Exp2Op(x))
 
     def sqrt(self, x: SSAValue) -> SSAValue:
         """The square root."""

@@ -36,6 +36,11 @@ def shape_of(value: SSAValue) -> tuple[int, ...]:
     return tensor_type(value).get_shape()
 
 
+def _alignment(memref: SSAValue, lanes: int) -> int:
+    """What is known of the address of a vector at a multiple of its size: buffers start at multiples of 16 bytes."""
+    return min(16, lanes * element_bytes(element_of(memref)))
+
+
 def lane_in(index: Index) -> Lane | None:
     """The lane that an index mentions, if it does."""
     for atom, _ in index.terms:
@@ -169,6 +174,8 @@ class Elements:
     def _complex_mul(self, op: hamkaas.ComplexMulOp, index: Position) -> SSAValue:
         b = self.builder
         if (lane := lane_in(index[-1])) is not None:
+            if not self.known and self._begins_with_pair(op.result, index, lane):
+                return self._complex_lanes(op, index, lane.size)
             return b.pack([self.at(op.result, one) for one in per_lane(index, lane)])
         right = broadcast(index, shape_of(op.rhs))[:-1]
         re, im = Index.of(0), Index.of(1)
@@ -190,6 +197,23 @@ class Elements:
             case part:
                 return b.select(b.compare("eq", b.index(part), b.number(0)), real(), imaginary())
 
+    def _begins_with_pair(self, value: SSAValue, index: Position, lane: Lane) -> bool:
+        """Whether the lanes are neighbours, pair by pair."""
+        position = linearize(index, shape_of(value))
+        first = position.substitute(lane, 0)
+        return lane.size % 2 == 0 and position == first + Index.of(lane) and first.is_multiple_of(2)
+
+    def _complex_lanes(self, op: hamkaas.ComplexMulOp, index: Position, size: int) -> SSAValue:
+        """Whole pairs, from vectors of both sides."""
+        b = self.builder
+        x, y = self._operands(op, index)
+        lanes: list[SSAValue] = []
+        for place in range(0, size, 2):
+            (re, im), (cos, sin) = ([b.lane(value, place + part) for part in (0, 1)] for value in (x, y))
+            lanes.append(b.sub(b.mul(re, cos), b.mul(im, sin)))
+            lanes.append(b.add(b.mul(re, sin), b.mul(im, cos)))
+        return b.pack(lanes)
+
     # memory
 
     def load(self, argument: SSAValue, position: Index) -> SSAValue:
@@ -208,7 +232,7 @@ class Elements:
         first = position.substitute(lane, 0)
         if position != first + Index.of(lane) or (self.aligned and not first.is_multiple_of(lane.size)):
             return b.pack([self.load_raw(memref, one, cache) for (one,) in per_lane((position,), lane)])
-        align = lane.size * element_bytes(element_of(memref)) if self.aligned else None
+        align = _alignment(memref, lane.size) if self.aligned else None
         return b.load(memref, b.index(first), lane.size, align, cache)
 
     def store(self, value: SSAValue, memref: SSAValue, position: Index) -> None:
@@ -225,7 +249,7 @@ class Elements:
             for number, (one,) in enumerate(per_lane((position,), lane)):
                 self.store(b.lane(value, number), memref, one)
             return
-        align = lane.size * element_bytes(element) if self.aligned else None
+        align = _alignment(memref, lane.size) if self.aligned else None
         b.store(b.convert(value, element), memref, b.index(first), align)
 
     def source(self, value: SSAValue, index: Position) -> tuple[SSAValue, Index] | None:

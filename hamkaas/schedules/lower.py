@@ -3,6 +3,7 @@
 from hamkaas.dialects import hamkaas, kernel
 from hamkaas.errors import CompileError
 from hamkaas.schedules.attention import lower_attention
+from hamkaas.schedules.attention_cuda import lower_attention_cuda
 from hamkaas.schedules.lowering import Lowering, Output, Target
 from hamkaas.schedules.matmul import lower_matmul
 from hamkaas.schedules.pointwise import lower_pointwise
@@ -13,12 +14,13 @@ REDUCTIONS = (hamkaas.SlicedSoftmaxOp, hamkaas.ArgmaxOp, hamkaas.AttentionOp, ha
 """Operations beside products that decide the loops of a kernel; a part of a group has at most one."""
 
 
-def lower_group(group: hamkaas.GroupOp, target: Target) -> kernel.FuncOp:
+def lower_group(group: hamkaas.GroupOp, target: Target, max_cluster: int = 1) -> kernel.FuncOp:
     """The kernel of a group. Raises `CompileError` where a size is beyond what its schedule can do.
 
-    A group with several results has a part for each: its blocks follow those of the part before.
+    A group with several results has a part for each: its blocks follow those of the part before. `max_cluster` is the
+    most blocks that may form a cluster.
     """
-    lowering = Lowering(group, target)
+    lowering = Lowering(group, target, max_cluster)
     grid, block = _lower_parts(lowering, list(lowering.outputs), 0)
     return lowering.finish(grid, block)
 
@@ -61,6 +63,6 @@ def lower_part(lowering: Lowering, output: Output, first: int) -> tuple[int, int
         case hamkaas.ArgmaxOp() as op:
             return lower_argmax(lowering, op)
         case hamkaas.AttentionOp() as op:
-            return lower_attention(lowering, op)
+            return (lower_attention_cuda if lowering.target == "cuda" else lower_attention)(lowering, op)
         case hamkaas.SampleOp() as op:
             return lower_sample(lowering, op)

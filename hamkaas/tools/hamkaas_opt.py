@@ -33,16 +33,13 @@ from hamkaas.codegen.plan import print_plan
 from hamkaas.dialects import kernel, program
 from hamkaas.errors import CompileError, HamkaasError, TargetError
 from hamkaas.passes.verify_dominance import DominanceException, verify_dominance
-from hamkaas.pipeline import LowerToPass, run_pass, run_pipeline, stages, unknown
+from hamkaas.pipeline import DEFAULT_ARCH, LowerToPass, run_pass, run_pipeline, stages, unknown
 from hamkaas.remarks import collect
 from hamkaas.schedules.lowering import Target
 from hamkaas.universe import OWN_PASSES, context
 
 SPLIT = "// -----"
 """A line that separates modules in one file."""
-
-DEFAULT_ARCH = "sm_90"
-
 
 _COMMENT = re.compile(r"//[^\n]*")
 _UNDEFINED = re.compile(r"values used but not defined: \[(%[^,\]]+)")
@@ -130,7 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-t", "--target", choices=sorted(TARGETS), default="mlir", help="what to print (default: mlir)")
     parser.add_argument("-o", "--output", type=Path, help="a file for the result (default: stdout)")
-    parser.add_argument("--arch", default=DEFAULT_ARCH, help=f"for -t ptx (default: {DEFAULT_ARCH})")
+    parser.add_argument("--arch", default=DEFAULT_ARCH, help=f"for -t cuda and ptx (default: {DEFAULT_ARCH})")
     parser.add_argument("--print-ir-after-all", action="store_true", help="print the IR after each pass, to stderr")
     parser.add_argument("--print-ir-after-change", action="store_true", help="the same, for passes that changed it")
     parser.add_argument("--print-op-generic", action="store_true", help="print the IR in generic form")
@@ -281,10 +278,10 @@ def _pass_line(one: type[ModulePass]) -> str:
 # writing
 
 
-def _launchable(module: ModuleOp, target: Target) -> ModuleOp:
+def _launchable(module: ModuleOp, target: Target, arch: str = DEFAULT_ARCH) -> ModuleOp:
     """The module at the last stage."""
     if not any(isinstance(op, program.FuncOp | kernel.FuncOp) for op in module.body.block.ops):
-        run_pipeline(context(), module, target)
+        run_pipeline(context(), module, target, arch=arch)
     return module
 
 
@@ -294,7 +291,7 @@ def _emit_ptx(module: ModuleOp, options: argparse.Namespace) -> str:
         from hamkaas.runtime.nvrtc import compile_ptx
     except ImportError as error:
         raise TargetError(f"-t ptx needs NVRTC: {error}") from error
-    return compile_ptx(print_cuda(_launchable(module, "cuda")), options.arch)
+    return compile_ptx(print_cuda(_launchable(module, "cuda", options.arch)), options.arch)
 
 
 def _emit_mlir(module: ModuleOp, options: argparse.Namespace) -> str:
@@ -311,7 +308,7 @@ def _emit_plan(module: ModuleOp, options: argparse.Namespace) -> str:
 
 TARGETS: dict[str, Callable[[ModuleOp, argparse.Namespace], str]] = {
     "mlir": _emit_mlir,
-    "cuda": lambda module, options: print_cuda(_launchable(module, "cuda")),
+    "cuda": lambda module, options: print_cuda(_launchable(module, "cuda", options.arch)),
     "llvm": lambda module, options: print_llvm(_launchable(module, "cpu")),
     "plan": _emit_plan,
     "ptx": _emit_ptx,
@@ -343,7 +340,7 @@ def _run_chunk(text: str, first_line: int, name: str, passes: Sequence[ModulePas
 def _apply(module: ModuleOp, one: ModulePass, options: argparse.Namespace) -> None:
     show = _Show(module, options)
     if isinstance(one, LowerToPass):  # its passes are shown one by one
-        run_pipeline(context(), module, one.target, one.stage, show)
+        run_pipeline(context(), module, one.target, one.stage, show, arch=one.arch)
         _verify(module, lambda _, message: Diagnostic(f"after pass '{one.name}': {message}"))
         return
     run_pass(context(), module, one, verify=lambda result: _verify(result, lambda _, message: VerifyException(message)))

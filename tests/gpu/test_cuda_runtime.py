@@ -38,6 +38,18 @@ def test_state_lives_until_reset() -> None:
         assert model(x=one)[0] == 1
 
 
+@pytest.mark.parametrize("times", [1, 2, 3, 9, 10, 11, 18, 27])
+def test_runs_in_a_row_are_as_many_as_asked_for(times: int) -> None:
+    x = hk.InputTensor("x", "float32", [2])
+    state = hk.BufferTensor("float32", [2])
+    counted = state.replace(state * 1 + x, 0, 2)
+    with hk.compile([counted, counted * 2], target="cuda") as model:
+        one = np.ones(2, np.float32)
+        count, twice = model[next(iter(model.graphs))].evaluate({"x": one}, times=times)
+        assert (count[0], twice[0]) == (times, 2 * times)
+        assert model(x=one)[0][0] == times + 1
+
+
 def test_fault_on_the_device_is_raised_and_cleared() -> None:
     x = hk.InputTensor("x", "float32", [4])
     table = hk.ConstantTensor(np.arange(6, dtype=np.float32).reshape(3, 2))

@@ -9,7 +9,8 @@ import pytest
 from graphs import Case, cases
 
 import hamkaas as hk
-from hamkaas.api import compile_artifact
+from hamkaas.artifact import Launch
+from hamkaas.compiler import compile_artifact
 from hamkaas.frontend import build_module
 from hamkaas.models.llama2 import Config, build_graphs, build_step
 from hamkaas.runtime import nvrtc
@@ -22,6 +23,7 @@ MODELS = {
     "260K": Config(64, 172, 5, 8, 4, 512, 512, True),
     "15M": Config(288, 768, 6, 6, 6, 32000, 256, True),
     "110M": Config(768, 2048, 2, 12, 12, 32000, 1024, True),
+    "1B": Config(2048, 8192, 2, 32, 8, 128256, 2048, True),
     "7B": Config(4096, 11008, 2, 32, 32, 32000, 2048, False),
     "SmolLM2-135M": Config(576, 1536, 2, 9, 3, 49152, 8192, True),
     "odd": Config(36, 172, 2, 3, 1, 33, 17, False),
@@ -56,6 +58,19 @@ def test_no_load_may_leave_its_place() -> None:
     assert "ld.global.nc" not in compile_ptx(step_source(MODELS["15M"]), ARCH)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("heads", "kv", "d"), [(32, 32, 128), (32, 8, 64), (64, 8, 128), (6, 6, 48), (4, 2, 80), (2, 1, 256), (2, 1, 512)]
+)
+def test_attention_does_not_spill(heads: int, kv: int, d: int, dtype: str) -> None:
+    query, length = hk.InputTensor("q", "float32", [heads, d]), hk.InputTensor("n", "int64", [1])
+    keys, values = (hk.BufferTensor(dtype, [20000, kv, d], name) for name in ("keys", "values"))
+    artifact = compile_artifact(build_module({"main": query.attention(keys, values, length)}), "cuda", ARCH)
+    (kernel,) = resources(compile_cubin(artifact.source, ARCH, use_cache=False).log)
+    assert (kernel.spill_stores, kernel.spill_loads, kernel.stack) == (0, 0, 0)
+    assert kernel.registers <= 128  # two blocks of 256 threads on each multiprocessor
+
+
 @pytest.mark.parametrize(("name", "size"), [("260K", 8), ("260K", 64), ("15M", 64), ("odd", 8), ("7B", 256)])
 def test_chunks_compile(name: str, size: int) -> None:
     config = MODELS[name]
@@ -63,6 +78,20 @@ def test_chunks_compile(name: str, size: int) -> None:
     graphs = build_graphs(config, weights, size)
     source = compile_artifact(build_module(graphs), "cuda", ARCH).source
     assert compile_cubin(source, ARCH).image.startswith(ELF)
+
+
+def test_before_sm_90_there_are_no_clusters_and_no_dependent_launches() -> None:
+    query, length = hk.InputTensor("q", "float32", [2, 64]), hk.InputTensor("n", "int64", [1])
+    cache = hk.BufferTensor("float32", [4096, 2, 64], "keys"), hk.BufferTensor("float32", [4096, 2, 64], "values")
+    built = build_module({"main": query.attention(*cache, length)})
+    for arch, clusters in (("sm_80", False), ("sm_89", False), ("sm_90", True), ("sm_90a", True), ("sm_120", True)):
+        artifact = compile_artifact(built, "cuda", arch)
+        assert ("__cluster_dims__(8, 1, 1)" in artifact.source) == clusters
+        assert ("griddepcontrol" in artifact.source) == clusters
+        (launch,) = artifact.programs[0].steps
+        assert isinstance(launch, Launch)
+        assert launch.grid == (16 if clusters else 2)
+        assert compile_cubin(artifact.source, arch).image.startswith(ELF)
 
 
 def test_equal_layers_share_kernels() -> None:

@@ -118,3 +118,54 @@ kernel.func @sum(%x: memref<8xf32>, %out: memref<2xf32>) attributes {grid = 1 : 
   kernel.store %m, %out[%c1] : f32, memref<2xf32>
   kernel.return
 }
+
+// Blocks of a cluster: what one leaves in the memory of the other is read after a barrier, whose halves stand apart.
+// CHECK-LABEL: // kernel: 4 blocks of 32 threads, 2 blocks together
+// CHECK-NEXT: extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(32, 2) together(
+// CHECK: asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+// CHECK: asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+// CHECK: store_cluster_16(&s[{{.*}}], 1, x_0, x_1, x_2, x_3);
+// CHECK-NEXT: store_cluster_4(&s[thread], 1, y);
+// CHECK-NEXT: store_cluster_4(&s[thread], 1, x_0);
+// CHECK-NEXT: store_cluster_4(&s[thread + 1], 1, x_1);
+// CHECK: asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+kernel.func @together(%in: memref<128xf32>) attributes {grid = 4 : i64, block = 32 : i64, inputs = 1 : i64, results = array<i64>, cluster = 2 : i64, min_blocks = 2 : i64} {
+  %c4 = arith.constant 4 : index
+  %rank = arith.constant 1 : index
+  %s = kernel.alloc : memref<128xf32, #kernel<space shared>>
+  kernel.cluster_arrive relaxed
+  %thread = kernel.thread_id
+  %i = arith.muli %thread, %c4 : index
+  %x = kernel.load %in[%i] align 16 : memref<128xf32> -> vector<4xf32>
+  %y = kernel.load %in[%thread] : memref<128xf32> -> f32
+  kernel.cluster_wait
+  kernel.cluster_store %x, %s[%i] of %rank align 16 : vector<4xf32>, memref<128xf32, #kernel<space shared>>
+  kernel.cluster_store %y, %s[%thread] of %rank : f32, memref<128xf32, #kernel<space shared>>
+  kernel.cluster_store %x, %s[%thread] of %rank : vector<4xf32>, memref<128xf32, #kernel<space shared>>
+  kernel.cluster_arrive
+  kernel.cluster_wait
+  kernel.return
+}
+
+// Eight f32 are two accesses of 16 bytes, eight f16 are one; a vector is exchanged lane by lane.
+// CHECK-LABEL: void __launch_bounds__(32) eight(
+// CHECK: const uint4 x_raw = *reinterpret_cast<const uint4*>(&in[i]);
+// CHECK-NEXT: const uint4 x_raw_1 = *reinterpret_cast<const uint4*>(&in[i + 4]);
+// CHECK-NEXT: x_0 = __uint_as_float(x_raw.x), {{.*}} x_7 = __uint_as_float(x_raw_1.w);
+// CHECK: const uint4 h_raw = *reinterpret_cast<const uint4*>(&narrow[i]);
+// CHECK-NEXT: h_0 = static_cast<unsigned short>(h_raw.x >> 0), h_1 = {{.*}} h_7 = static_cast<unsigned short>(h_raw.w >> 16);
+// CHECK: z_0 = __shfl_xor_sync(0xffffffffu, y_0, 1), z_1 = __shfl_xor_sync(0xffffffffu, y_1, 1)
+// CHECK: *reinterpret_cast<float4*>(&out[i]) = make_float4(z_0, z_1, z_2, z_3);
+// CHECK-NEXT: *reinterpret_cast<float4*>(&out[i + 4]) = make_float4(z_4, z_5, z_6, z_7);
+kernel.func @eight(%in: memref<256xf32>, %narrow: memref<256xf16>, %out: memref<256xf32>) attributes {grid = 1 : i64, block = 32 : i64, inputs = 2 : i64, results = array<i64: 2>} {
+  %c8 = arith.constant 8 : index
+  %thread = kernel.thread_id
+  %i = arith.muli %thread, %c8 : index
+  %x = kernel.load %in[%i] align 16 : memref<256xf32> -> vector<8xf32>
+  %h = kernel.load %narrow[%i] align 16 : memref<256xf16> -> vector<8xf16>
+  %w = kernel.convert %h : vector<8xf16> -> vector<8xf32>
+  %y = arith.mulf %x, %w : vector<8xf32>
+  %z = kernel.shuffle_xor %y, 1 : vector<8xf32>
+  kernel.store %z, %out[%i] align 16 : vector<8xf32>, memref<256xf32>
+  kernel.return
+}

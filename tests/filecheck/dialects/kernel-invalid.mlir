@@ -49,3 +49,49 @@ func.func @f(%x: f32) {
 program.func @main {
   %t = program.temp at 100 : memref<4xf32>
 }
+
+// -----
+
+// CHECK: error: 'kernel.func' does not verify: expected clusters of 1 to 8 blocks that divide the grid, got 4 of 6
+kernel.func @f() attributes {grid = 6 : i64, block = 32 : i64, inputs = 0 : i64, results = array<i64>, cluster = 4 : i64} {
+  kernel.return
+}
+
+// -----
+
+// CHECK: error: 'kernel.func' does not verify: expected clusters of 1 to 8 blocks that divide the grid, got 16 of 16
+kernel.func @f() attributes {grid = 16 : i64, block = 32 : i64, inputs = 0 : i64, results = array<i64>, cluster = 16 : i64} {
+  kernel.return
+}
+
+// -----
+
+// CHECK: error: 'kernel.cluster_wait' does not verify: expected a kernel with clusters of several blocks
+kernel.func @f() attributes {grid = 2 : i64, block = 32 : i64, inputs = 0 : i64, results = array<i64>} {
+  %true = arith.constant true
+  scf.if %true {
+    kernel.cluster_wait
+  }
+  kernel.return
+}
+
+// -----
+
+// CHECK: error: 'kernel.cluster_store' does not verify: expected a buffer of the block's own memory, got memref<4xf32>
+kernel.func @f(%m: memref<4xf32>) attributes {grid = 2 : i64, block = 32 : i64, inputs = 1 : i64, results = array<i64>, cluster = 2 : i64} {
+  %zero = arith.constant 0 : index
+  %x = arith.constant 0.0 : f32
+  kernel.cluster_store %x, %m[%zero] of %zero : f32, memref<4xf32>
+  kernel.return
+}
+
+// -----
+
+// CHECK: error: 'kernel.cluster_store' does not verify: expected elements of f32, got f16
+kernel.func @f() attributes {grid = 2 : i64, block = 32 : i64, inputs = 0 : i64, results = array<i64>, cluster = 2 : i64} {
+  %zero = arith.constant 0 : index
+  %x = arith.constant 0.0 : f16
+  %m = kernel.alloc : memref<4xf32, #kernel<space shared>>
+  kernel.cluster_store %x, %m[%zero] of %zero : f16, memref<4xf32, #kernel<space shared>>
+  kernel.return
+}

@@ -1,5 +1,6 @@
 // RUN: hamkaas-opt %s -p 'hamkaas-to-kernel{target=cpu}' --split-input-file | filecheck %s --check-prefix=CPU
 // RUN: hamkaas-opt %s -p 'hamkaas-to-kernel{target=cuda}' --split-input-file | filecheck %s --check-prefix=CUDA
+// RUN: hamkaas-opt %s -p 'hamkaas-to-kernel{target=cuda max-cluster=8}' --split-input-file | filecheck %s --check-prefix=CLUSTER
 
 // Pointwise: on the CPU vectors, then what is left over; on CUDA a thread per element.
 // CPU-LABEL: kernel.func @pointwise(%x: memref<10xf32>, %out: memref<10xf32>)
@@ -121,4 +122,70 @@ hamkaas.group @small_groups(%x: tensor<1024xf32>, %w: tensor<8x1024xi8>, %s: ten
   %t = hamkaas.permute %0 axes [1, 0] : (tensor<8x1024xf32>) -> tensor<1024x8xf32>
   %1 = hamkaas.matmul %x, %t : (tensor<1024xf32>, tensor<1024x8xf32>) -> tensor<8xf32>
   hamkaas.yield %1 : tensor<8xf32>
+}
+
+// -----
+
+// Attention over a cache: on CUDA one pass over the positions, four at once. Two heads of 1 MiB of keys and values each
+// are split over as many blocks as a cluster may have, which meet once they have all started and once more at the end,
+// where only the first goes on; without clusters there is a block for each head. On the CPU the scores are kept.
+// CPU-LABEL: kernel.func @attention
+// CPU-SAME: grid = 2 : i64, block = 1 : i64
+// CPU: kernel.alloc : memref<1024xf32, #kernel<space shared>>
+// CPU-COUNT-3: scf.for
+// CUDA-LABEL: kernel.func @attention
+// CUDA-SAME: grid = 2 : i64, block = 256 : i64
+// CUDA-SAME: min_blocks = 2 : i64
+// CUDA-NOT: cluster
+// CUDA: kernel.return
+// CLUSTER-LABEL: kernel.func @attention
+// CLUSTER-SAME: grid = 16 : i64, block = 256 : i64
+// CLUSTER-SAME: cluster = 8 : i64, min_blocks = 2 : i64
+// CLUSTER: kernel.cluster_arrive relaxed
+// CLUSTER: scf.for
+// CLUSTER-COUNT-4: kernel.load %k[{{.*}}] align 16 : memref<262144xf32> -> vector<4xf32>
+// CLUSTER-COUNT-4: kernel.load %v[{{.*}}] align 16 : memref<262144xf32> -> vector<4xf32>
+// CLUSTER: kernel.barrier
+// CLUSTER: kernel.cluster_wait
+// CLUSTER: kernel.cluster_store {{.*}} align 16 : vector<4xf32>
+// CLUSTER: kernel.cluster_arrive
+// CLUSTER-NEXT: kernel.cluster_wait
+// CLUSTER: scf.if
+// CLUSTER: kernel.store {{.*}}, %out
+hamkaas.group @attention(%q: tensor<2x128xf32>, %k: tensor<1024x2x128xf32>, %v: tensor<1024x2x128xf32>, %n: tensor<1xi64>) -> tensor<2x128xf32> {
+  %0 = hamkaas.attention %q, %k, %v length %n scale 1.000000e-01
+    : (tensor<2x128xf32>, tensor<1024x2x128xf32>, tensor<1024x2x128xf32>, tensor<1xi64>) -> tensor<2x128xf32>
+  hamkaas.yield %0 : tensor<2x128xf32>
+}
+
+// -----
+
+// A short cache is not worth more than a block for each head. What is narrower than a float is read by 16 bytes too.
+// CLUSTER-LABEL: kernel.func @short
+// CLUSTER-SAME: grid = 2 : i64, block = 128 : i64
+// CLUSTER-NOT: cluster
+// CLUSTER: kernel.load %k[{{.*}}] align 16 : memref<8192xf16> -> vector<8xf16>
+// CLUSTER-NOT: cluster
+hamkaas.group @short(%q: tensor<2x64xf32>, %k: tensor<64x2x64xf16>, %v: tensor<64x2x64xf16>, %n: tensor<1xi64>) -> tensor<2x64xf32> {
+  %0 = hamkaas.attention %q, %k, %v length %n scale 1.000000e-01
+    : (tensor<2x64xf32>, tensor<64x2x64xf16>, tensor<64x2x64xf16>, tensor<1xi64>) -> tensor<2x64xf32>
+  hamkaas.yield %0 : tensor<2x64xf32>
+}
+
+// -----
+
+// Heads that read the same keys share a block, where that leaves enough blocks: here two of four, with one load of each
+// key for both.
+// CLUSTER-LABEL: kernel.func @grouped
+// CLUSTER-SAME: grid = 128 : i64, block = 256 : i64
+// CLUSTER-SAME: cluster = 8 : i64
+// CLUSTER-COUNT-2: kernel.load %q
+// CLUSTER: scf.for
+// CLUSTER-COUNT-4: kernel.load %k
+// CLUSTER-NOT: kernel.load %k
+// CLUSTER: scf.yield
+hamkaas.group @grouped(%q: tensor<32x64xf32>, %k: tensor<2048x8x64xf32>, %v: tensor<2048x8x64xf32>, %n: tensor<1xi64>) -> tensor<32x64xf32> {
+  %0 = hamkaas.attention %q, %k, %v length %n scale 1.000000e-01
+    : (tensor<32x64xf32>, tensor<2048x8x64xf32>, tensor<2048x8x64xf32>, tensor<1xi64>) -> tensor<32x64xf32>
+  hamkaas.yield %0 : tensor<32x64xf32>
 }

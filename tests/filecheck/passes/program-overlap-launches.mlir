@@ -92,6 +92,33 @@ program.func @main {
 
 // -----
 
+// A barrier of a cluster is no early operation: nothing moves it ahead of the wait.
+// CHECK-LABEL: kernel.func @meet
+// CHECK: kernel.load %w
+// CHECK-NEXT: kernel.wait_dependency
+// CHECK-NEXT: kernel.cluster_arrive relaxed
+// CHECK-NEXT: kernel.cluster_wait
+// CHECK-NEXT: kernel.load %x
+hamkaas.weight @w : tensor<32xf32>
+kernel.func @meet(%x: memref<32xf32>, %w: memref<32xf32>, %out: memref<32xf32>) attributes {grid = 2 : i64, block = 32 : i64, inputs = 2 : i64, results = array<i64: 2>, cluster = 2 : i64} {
+  kernel.cluster_arrive relaxed
+  kernel.cluster_wait
+  %i = kernel.thread_id
+  %0 = kernel.load %x[%i] : memref<32xf32> -> f32
+  %1 = kernel.load %w[%i] : memref<32xf32> -> f32
+  %2 = arith.mulf %0, %1 : f32
+  kernel.store %2, %out[%i] : f32, memref<32xf32>
+  kernel.return
+}
+program.func @main {
+  %x = program.input "x" : memref<32xf32>
+  %w = program.symbol @w : memref<32xf32>
+  %y = program.output 0 : memref<32xf32>
+  program.launch @meet(%x, %w, %y) : memref<32xf32>, memref<32xf32>, memref<32xf32>
+}
+
+// -----
+
 // The second weight stands behind a computation from the vector: it is meant to come later, and stays.
 // CHECK-LABEL: kernel.func @later
 // CHECK: kernel.load %w[[[I:%.*]]]
