@@ -39,6 +39,7 @@ from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
 from hamkaas.passes.hamkaas_raise_attention import HamkaasRaiseAttentionPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
+from hamkaas.passes.hamkaas_widen_scales import HamkaasWidenScalesPass
 from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
 from hamkaas.passes.program_overlap_launches import ProgramOverlapLaunchesPass
 from hamkaas.passes.program_plan_memory import ProgramPlanMemoryPass
@@ -91,7 +92,13 @@ def stages(target: Target, cudnn: CudnnOptions | None = None, arch: str = DEFAUL
         Stage(
             "graph",
             "whole tensors, simplified",
-            (VerifyDominancePass(), CanonicalizePass(), HamkaasRaiseAttentionPass(), CommonSubexpressionElimination()),
+            (
+                VerifyDominancePass(),
+                *((HamkaasWidenScalesPass(),) if target == "cpu" else ()),
+                CanonicalizePass(),
+                HamkaasRaiseAttentionPass(),
+                CommonSubexpressionElimination(),
+            ),
             ("builtin", "func", "hamkaas"),
         ),
         Stage(

@@ -12,6 +12,7 @@ from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
 from hamkaas.passes.hamkaas_raise_attention import HamkaasRaiseAttentionPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
+from hamkaas.passes.hamkaas_widen_scales import HamkaasWidenScalesPass
 from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
 from hamkaas.passes.program_overlap_launches import ProgramOverlapLaunchesPass
 from hamkaas.passes.program_plan_memory import ProgramPlanMemoryPass
@@ -22,6 +23,7 @@ ALL_PASSES: tuple[type[ModulePass], ...] = (
     HamkaasConvertWeightsPass,
     HamkaasConvertActivationsPass,
     VerifyDominancePass,
+    HamkaasWidenScalesPass,
     HamkaasRaiseAttentionPass,
     CudnnOutlinePass,
     CudnnDedupPass,
