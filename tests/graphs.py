@@ -15,6 +15,7 @@ from hamkaas.dialects.hamkaas import RmsScaleOp
 from hamkaas.frontend import build_module
 from hamkaas.frontend.tensor import apply_op
 from hamkaas.interpreters.hamkaas import run_function
+from hamkaas.schedules.matmul import VectorShape
 
 Array = NDArray[Any]
 
@@ -120,6 +121,24 @@ NARROW = (
 )
 """Vector sizes, columns and matrices of products with one row: around what a warp and a block take at a time."""
 
+VECTOR_SHAPES = tuple(
+    VectorShape(block, team, columns, staged, in_flight)
+    for block, team, columns, staged, in_flight in (
+        (256, 64, 2, True, 64),
+        (256, 128, 2, True, 64),
+        (256, 64, 1, True, 64),
+        (128, 32, 1, True, 64),
+        (256, 32, 2, True, 64),
+        (256, 32, 4, True, 32),
+        (256, 32, 4, False, 64),
+        (256, 64, 2, False, 64),
+        (512, 64, 2, True, 32),
+        (512, 128, 3, True, 48),
+        (256, 256, 4, True, 128),
+    )
+)
+"""How products of one row may be shared out: the rule's choices for large matrices, and what a search may try."""
+
 LONG: tuple[tuple[int, int, int, int, Any, tuple[int, ...]], ...] = (
     (2, 2, 64, 1100, np.float32, (0, 1, 7, 8, 9, 15, 16, 127, 128, 129, 511, 512, 513, 1024, 1100)),
     (2, 1, 128, 520, np.float16, (0, 1, 3, 4, 5, 64, 256, 257, 519, 520)),
@@ -190,7 +209,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
         yield f"cast-{np.dtype(dtype).name}", lambda d=dtype: _cast(d)
     yield "dequantize", _dequantize
     for n, k, form in NARROW:
-        yield f"narrow-{n}x{k}-{form.replace(' ', '-')}", lambda n=n, k=k, f=form: _narrow(n, k, f)
+        yield f"narrow-{n}x{k}-{form.replace(' ', '-')}", lambda n=n, k=k, f=form: narrow(n, k, f)
     for rows, n in ((1, 8), (5, 33), (16, 64)):
         yield f"rms_scale-{rows}x{n}", lambda r=rows, n=n: _rms_scale(r, n)
     for seed in range(8):
@@ -364,7 +383,7 @@ def _cast(dtype: Any) -> Case:
     return m.case(*outputs, tolerance=1e-2)
 
 
-def _narrow(n: int, k: int, form: str) -> Case:
+def narrow(n: int, k: int, form: str) -> Case:
     """Products of one row with matrices that are weights: alone, two that meet, and three of one norm with rotation."""
     m = Maker(24)
     dtype, group, half = (*form.split(), "", "")[:3]

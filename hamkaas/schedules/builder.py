@@ -71,6 +71,14 @@ class Builder:
         self._known[-1][key] = value
         return value
 
+    def draft(self, build: Callable[[], object], unknown: Sequence[SSAValue]) -> None:
+        """Builds something before its time; what that takes is known from here on, but for elements of `unknown`."""
+        self._known.append({})
+        build()
+        drafted = self._known.pop()
+        final = (item for item in drafted.items() if not (isinstance(item[0], tuple) and item[0][0] in unknown))
+        self._known[-1].update(final)
+
     def _one(self, op: Operation, hint: str | None = None) -> SSAValue:
         self.insert(op)
         if hint:

@@ -1,5 +1,6 @@
 """What every schedule works with: the kernel being built, its elements and its outputs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -10,7 +11,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from hamkaas.dialects import hamkaas, kernel
 from hamkaas.schedules.builder import Builder
-from hamkaas.schedules.elements import Elements, Position, forward, lane_in, per_lane, shape_of
+from hamkaas.schedules.elements import Elements, Position, forward, lane_in, per_lane, reaches, shape_of
 from hamkaas.schedules.index import Index, linearize
 
 Target: TypeAlias = Literal["cpu", "cuda"]
@@ -209,15 +210,29 @@ class Lowering:
         (rows, *inner), size = shape_of(op.replacement), shape_of(op.base)[0]
         return self.elements.index_at(op.begin, Index.of(0), size - rows + 1) * prod(inner)
 
-    def store_output(self, anchor: SSAValue, index: Position) -> None:
-        """Computes and stores what element `index` of `anchor` becomes in the output."""
+    def prepare_output(self, anchors: Sequence[SSAValue], index: Position) -> None:
+        """Loads what `store_output` needs beside the elements of `anchors`, so that it is there when these are."""
+        where, _, _ = self._place(anchors[0], index)
+        for anchor in anchors:
+            self.elements.known[anchor] = lambda _: self.builder.real(0.0)
+
+        unknown = [value for op in self.ops for value in op.results if any(reaches(a, value) for a in anchors)]
+        self.builder.draft(lambda: self.elements.at(self.output.value, where), unknown)
+
+    def _place(self, anchor: SSAValue, index: Position) -> tuple[Position, Index, SSAValue | None]:
+        """The output's element that element `index` of `anchor` becomes, where it goes, and whether that exists."""
         output = self.output
         where = forward(anchor, index, output.value)
         position = linearize(where, shape_of(output.value))
-        fits = None
-        if output.update is not None:
-            position = position + self._offset(output.update)
-            fits = self._fits(output.update) if index_uses(output.update) else None
+        if output.update is None:
+            return where, position, None
+        fits = self._fits(output.update) if index_uses(output.update) else None
+        return where, position + self._offset(output.update), fits
+
+    def store_output(self, anchor: SSAValue, index: Position) -> None:
+        """Computes and stores what element `index` of `anchor` becomes in the output."""
+        output = self.output
+        where, position, fits = self._place(anchor, index)
 
         def store() -> None:
             self.elements.store(self.elements.at(output.value, where), output.memref, position)

@@ -372,6 +372,8 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     if stages:
         staged, squares = _stage(lowering, product, Team(b, shape.block, CHUNK, thread, unroll=STAGE_IN_FLIGHT))
 
+    ends = _Ends(lowering, product, member, j0, columns, mine)
+
     def joined(x: SSAValue) -> SSAValue:
         return b.reduce(Combine.ADD, x) if scalars else x
 
@@ -385,7 +387,7 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     if norm is not None:
         scale = _norm_scale(lowering, norm, [*sums[len(rows) :], *squares][0])
         sums = [b.mul(total, scale) for total in sums[: len(rows)]]
-    _finish_columns(lowering, product, member, j0, sums, mine)
+    ends.store(sums)
     return grid, shape.block
 
 
@@ -427,37 +429,41 @@ def _stage(lowering: Lowering, product: Product, everyone: Team) -> tuple[Staged
     return staged, squares
 
 
-def _finish_columns(
-    lowering: Lowering,
-    product: Product,
-    thread: Index,
-    j0: Index,
-    sums: Sequence[SSAValue],
-    mine: SSAValue | None,
-) -> None:
-    """Stores the columns of a team from j0 on: one column, or one pair of columns, for each of its first threads.
+class _Ends:
+    """What becomes of the columns of a team from j0 on, of which all threads have the sums in the end.
 
-    All threads have the sums. With `mine`, only teams for which it holds store anything.
+    Each of its first threads takes one column, or one pair of columns; with `mine`, only of teams for which it holds.
+    What it needs beside the sums is loaded at once.
     """
-    b = lowering.builder
-    columns = len(sums) // len(product.ops)
-    together = _pairs(lowering) if product.k % _pairs(lowering) == 0 else 1
-    takers = columns // together
 
-    def finish() -> None:
-        taker = b.var(b.index(thread), takers, "thread") if takers > 1 else Index.ZERO
+    def __init__(
+        self, lowering: Lowering, product: Product, thread: Index, j0: Index, columns: int, mine: SSAValue | None
+    ):
+        b = lowering.builder
+        self.lowering, self.product, self.columns = lowering, product, columns
+        self.together = _pairs(lowering) if product.k % _pairs(lowering) == 0 else 1
+        takers = columns // self.together
+        self.taker = Index.ZERO
+        if takers > 1:
+            self.taker = b.var(b.minimum(b.index(thread), b.number(takers - 1)), takers, "taker")
+        first = j0 + self.taker * self.together
+        self.places = [product.result_at(Index.ZERO, Index.ZERO, first + j) for j in range(self.together)]
+        takes = b.compare("slt", b.index(thread), b.number(takers))
+        self.takes = takes if mine is None else b.both(takes, mine)
+        for place in self.places:
+            lowering.prepare_output([op.result for op in product.ops], place)
+
+    def store(self, sums: Sequence[SSAValue]) -> None:
+        """Stores the results, from the sums of the first product, then those of the next."""
+        b = self.lowering.builder
         totals: list[SSAValue] = []
-        for first in range(0, len(sums), columns):
-            for number in range(together):
-                total, *others = sums[first + number : first + columns : together]
+        for first in range(0, len(sums), self.columns):
+            for number in range(self.together):
+                total, *others = sums[first + number : first + self.columns : self.together]
                 for other, value in enumerate(others, 1):
-                    total = b.select(b.compare("eq", b.index(taker), b.number(other)), value, total)
+                    total = b.select(b.compare("eq", b.index(self.taker), b.number(other)), value, total)
                 totals.append(total)
-        places = [product.result_at(Index.ZERO, Index.ZERO, j0 + taker * together + j) for j in range(together)]
-        _finish(lowering, product, places, totals)
-
-    takes = b.compare("slt", b.index(thread), b.number(takers))
-    b.when(takes if mine is None else b.both(takes, mine), finish)
+        b.when(self.takes, lambda: _finish(self.lowering, self.product, self.places, totals))
 
 
 def _cuda_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
