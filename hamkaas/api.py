@@ -35,6 +35,10 @@ class Runtime(Protocol):
         """Runs one program on inputs of the right shapes and types, `times` times in a row; gives the last outputs."""
         ...
 
+    def bandwidth(self, program: int) -> float | None:
+        """See `Graph.bandwidth`."""
+        ...
+
     def reset(self) -> None:
         """Zeroes the states."""
         ...
@@ -273,6 +277,14 @@ class Graph:
             raise InputError(f"expected at least one run, got {times}")
         outputs = runtime.run(self._number, arrays, times)
         return outputs[0] if self._single else tuple(outputs)
+
+    def bandwidth(self) -> float | None:
+        """Bytes per second that the device can move, measured now: in a fraction of a second and in little memory.
+
+        On the CPU the graph's workers read the model's weights, or 256 MB of them, and do nothing else; None for a
+        model that has no weights. On CUDA it is what a copy within the memory of the device reads and writes together.
+        """
+        return self._model.runtime.bandwidth(self._number)
 
     def _names(self) -> str:
         return ", ".join(spec.name for spec in self.inputs) or "none"
