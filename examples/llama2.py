@@ -28,25 +28,29 @@ from math import inf
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import hamkaas as hk
 from hamkaas import knobs
 from hamkaas.models.llama2 import (
+    BURST,
     TEMPLATES,
+    Bursts,
     Chat,
     Checkpoint,
     Config,
+    Feed,
     Meter,
     ModelFeed,
     Sampler,
+    Source,
+    Steps,
     StopStrings,
     TextStream,
     Transformer,
     Xorshift,
+    build_burst_graphs,
     build_graphs,
     chunk_size,
     generate,
@@ -54,6 +58,7 @@ from hamkaas.models.llama2 import (
     load_tokenizer,
     model_rows,
     perplexity,
+    report,
     with_template,
 )
 
@@ -111,6 +116,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--perplexity", type=Path, metavar="FILE", help="how well the model predicts a text")
     add("-c", "--context", type=int, metavar="N", help="use N positions of the context at most")
     add("--target", choices=["cpu", "cuda"], help="default: cuda if there is a driver, else cpu")
+    add(
+        "--burst",
+        type=int,
+        metavar="N",
+        help=f"steps that the device does at once, choosing tokens itself; 0: the host does (default: {BURST} on cuda)",
+    )
     precisions = ["f32", "f16", "bf16", "i8"]
     add(
         "--weights", choices=precisions, default="f32", help="precision of float32 matrices (default: f32, as they are)"
@@ -168,6 +179,7 @@ RANGES = (
     ("min_p", "--min-p", 0, 1),
     ("steps", "-n/--steps", 0, None),
     ("context", "-c/--context", 1, None),
+    ("burst", "--burst", 0, None),
 )
 """Option, its name, its least and its largest value."""
 
@@ -181,6 +193,8 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
             parser.error(f"argument {name}: expected {what}, got {value}")
     if not 0 < options.repetition_penalty < inf:
         parser.error(f"argument --repetition-penalty: expected more than 0, got {options.repetition_penalty}")
+    if options.burst and needs_host(options):
+        parser.error(f"argument --burst: expected none of {', '.join(HOST_OPTIONS)} beside it")
     if "" in options.stop:
         parser.error("argument --stop: expected a text, got an empty one")
     if not options.model.exists():
@@ -193,6 +207,22 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         parser.error(f"expected one of {' and '.join(given)}")
 
 
+HOST_OPTIONS = ("--top-k", "--min-p", "--repetition-penalty", "--timing")
+"""Options that need the host between two tokens."""
+
+
+def needs_host(options: argparse.Namespace) -> bool:
+    """Whether one of `HOST_OPTIONS` is given."""
+    return options.timing or not make_sampler(options, 1).fits_device
+
+
+def burst_size(options: argparse.Namespace) -> int:
+    """How many steps the device does at once; 0 if the host chooses each token."""
+    if options.burst is not None:
+        return options.burst
+    return BURST if options.target == "cuda" and not needs_host(options) else 0
+
+
 # from the options to a compiled model
 
 
@@ -203,21 +233,25 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         checkpoint = load(options)
     texts = encode_texts(parser, options, checkpoint)
     seed = options.seed if options.seed > 0 else int(time.time())
+    options.target = hk.choose_target(options.target)
+    burst = burst_size(options)
     with meter.compiling() as progress, status("compiling", options.quiet):
-        model = compile_model(options, checkpoint, texts, progress)
+        model = compile_model(options, checkpoint, texts, burst, progress)
     with model, PromptBar(options.quiet) as bar:
         if options.perplexity is not None:
-            meter.attach(model_rows(model), checkpoint.step_bytes)
-            code = measure(options, checkpoint, meter, texts[0], bar)
+            code = measure(options, checkpoint, meter.count(model_rows(model)), texts[0], bar)
         else:
-            meter.attach(ModelFeed(model, checkpoint.config, bar.update), checkpoint.step_bytes)
             sampler = make_sampler(options, seed)
+            meter.attach(make_source(model, checkpoint.config, sampler, burst, bar), model, checkpoint.step_bytes)
             write_or_chat = chat if options.mode == "chat" else write_all
-            code = write_or_chat(options, checkpoint, meter, sampler, texts)
+            code = write_or_chat(options, checkpoint, meter, texts)
+        if options.quiet and options.json is None:
+            return code
+        numbers = meter.statistics()
     if not options.quiet:
-        print(meter.report(), file=sys.stderr)
+        print(report(numbers), file=sys.stderr)
     if options.json is not None:
-        options.json.write_text(json.dumps(meter.statistics() | {"seed": seed}, indent=2) + "\n")
+        options.json.write_text(json.dumps(numbers | {"seed": seed}, indent=2) + "\n")
     return code
 
 
@@ -287,6 +321,7 @@ def compile_model(
     options: argparse.Namespace,
     checkpoint: Checkpoint,
     texts: Sequence[Sequence[int]],
+    burst: int,
     progress: Callable[[str], None],
 ) -> hk.Model:
     """The graphs that the mode needs, compiled; and written down where that is wanted."""
@@ -295,7 +330,11 @@ def compile_model(
         graphs = {"rows": Transformer(config, weights).chunk(min(ROWS, config.max_positions), all_rows=True)}
     else:
         longest = max(map(len, texts), default=config.max_positions)
-        graphs = build_graphs(config, weights, chunk_size(config, longest))
+        if burst:
+            size = chunk_size(config, longest - 1)  # the last token of a prompt is fed by the first burst
+            graphs = build_burst_graphs(config, weights, size, sampled=options.temperature > 0)
+        else:
+            graphs = build_graphs(config, weights, chunk_size(config, longest))
     if options.dump is None:
         return hk.compile(graphs, target=options.target, weights=options.weights, progress=progress)
     os.environ[knobs.DUMP.name] = str(options.dump)
@@ -312,20 +351,24 @@ def make_sampler(options: argparse.Namespace, seed: int) -> Sampler:
     return Sampler(options.temperature, options.top_p, rng, options.top_k, options.min_p, options.repetition_penalty)
 
 
+def make_source(model: hk.Model, config: Config, sampler: Sampler, burst: int, bar: "PromptBar") -> Source:
+    """Where the tokens come from: bursts of steps, or single steps."""
+    if burst:
+        return Bursts(model, config, sampler, burst, bar.update)
+    return Steps(ModelFeed(model, config, bar.update), sampler)
+
+
 # the modes
 
 
-def write_all(
-    options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, sampler: Sampler, texts: list[list[int]]
-) -> int:
+def write_all(options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, texts: list[list[int]]) -> int:
     """Streams the texts to stdout, one after the other; Ctrl-C ends them early."""
     context = checkpoint.config.max_positions
     end = min(options.steps or context, context)
     for prompt in texts:
         used = 0
-        meter.begin()
         try:
-            used = write(options, checkpoint, meter, sampler, prompt, end)
+            used = write(options, checkpoint, meter, prompt, end)
         except KeyboardInterrupt:
             return INTERRUPTED
         finally:
@@ -335,15 +378,13 @@ def write_all(
     return 0
 
 
-def write(
-    options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, sampler: Sampler, prompt: list[int], end: int
-) -> int:
+def write(options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, prompt: list[int], end: int) -> int:
     """Streams one text that begins with a prompt; gives the number of positions that it takes."""
     assert checkpoint.tokenizer is not None
     stream, stop = TextStream(checkpoint.tokenizer, options.compat), StopStrings(options.stop)
     used = 0
     try:
-        for token, previous in generate(meter.feed, prompt, sampler, end, checkpoint.stop):
+        for token, previous in generate(meter, prompt, end, checkpoint.stop):
             if used == 0 and checkpoint.tokenizer.piece(prompt[0], -1) and prompt[0] not in checkpoint.stop:
                 show(stream.push(prompt[0], -1))
             used += 1
@@ -357,14 +398,9 @@ def write(
 
 
 def measure(
-    options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, tokens: list[int], bar: "PromptBar"
+    options: argparse.Namespace, checkpoint: Checkpoint, rows: Feed, tokens: list[int], bar: "PromptBar"
 ) -> int:
     """Prints the perplexity of a text."""
-
-    def rows(part: Sequence[int], start: int) -> NDArray[np.float32]:
-        meter.begin()
-        return meter.feed(part, start)
-
     context = checkpoint.config.max_positions
     try:
         found = perplexity(rows, tokens, context, min(ROWS, context), bar.update)
@@ -378,11 +414,9 @@ def measure(
 CHAT_HELP = "/help, /reset (forget the conversation), /stats, /save FILE (the conversation as JSON), /quit or Ctrl-D"
 
 
-def chat(
-    options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, sampler: Sampler, _: list[list[int]]
-) -> int:
+def chat(options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, _: list[list[int]]) -> int:
     """Messages from stdin, answers to stdout. Ctrl-C ends an answer; at a prompt, or without a terminal, the chat."""
-    conversation = Chat(checkpoint, meter.feed, sampler, options.system, options.stop)
+    conversation = Chat(checkpoint, meter, options.system, options.stop)
     interactive = sys.stdin.isatty()
     message = options.prompt
     try:
@@ -393,7 +427,7 @@ def chat(
             if message.startswith("/"):
                 command(conversation, meter, message)
             elif message:
-                code = answer(conversation, meter, message)
+                code = answer(conversation, message)
                 if code and not interactive:
                     return code
             message = ""
@@ -401,10 +435,9 @@ def chat(
         return INTERRUPTED
 
 
-def answer(conversation: Chat, meter: Meter, message: str) -> int:
+def answer(conversation: Chat, message: str) -> int:
     """Streams the answer to a message; gives an exit code, in case that nobody is there to go on."""
     try:
-        meter.begin()
         for text in conversation.reply(message):
             show(text)
         if conversation.is_full:
@@ -434,7 +467,7 @@ def command(conversation: Chat, meter: Meter, line: str) -> None:
         conversation.reset()
         print("the conversation is forgotten", file=sys.stderr)
     elif name == "/stats":
-        print(meter.report(), file=sys.stderr)
+        print(report(meter.statistics()), file=sys.stderr)
     elif name == "/save" and argument:
         try:
             Path(argument).write_text(json.dumps(conversation.messages, indent=2, ensure_ascii=False) + "\n")

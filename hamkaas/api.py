@@ -67,7 +67,7 @@ def compile(
     `CompileError` where the compiler fails.
     """
     named = graphs if isinstance(graphs, Mapping) else {MAIN: graphs}
-    target = _choose_target(target)
+    target = choose_target(target)
     built = build_module(named)
     if weights not in get_args(Precision):
         raise CompileError(f"expected weights of {', '.join(get_args(Precision))}, got {weights!r}")
@@ -106,7 +106,11 @@ def _generate_cuda(module: ModuleOp, arch: str | None) -> Artifact:
     return build_artifact(module, "cuda", arch, print_cuda(module), sizes)
 
 
-def _choose_target(target: str | None) -> Target:
+def choose_target(target: str | None = None) -> Target:
+    """The target that `compile` takes for this argument: "cuda" for None if a driver answers, else "cpu".
+
+    Raises `TargetError` for one that does not exist, or is not to be had here.
+    """
     if target == "cpu":
         return "cpu"
     if target not in (None, "cuda"):

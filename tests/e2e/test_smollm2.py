@@ -14,6 +14,7 @@ from hamkaas.models.llama2 import (
     Checkpoint,
     ModelFeed,
     Sampler,
+    Steps,
     Xorshift,
     build_graphs,
     generate,
@@ -38,7 +39,8 @@ def test_greedy_tokens(loaded: tuple[Checkpoint, ModelFeed], chats: list[dict[st
     assert checkpoint.stop == {2}
     for chat in chats:
         prompt, expected = chat["prompt_ids"], chat["greedy_ids"]
-        pairs = generate(feed, prompt, Sampler(0, 0.9, Xorshift(1)), len(prompt) + len(expected), frozenset())
+        source = Steps(feed, Sampler(0, 0.9, Xorshift(1)))
+        pairs = generate(source, prompt, len(prompt) + len(expected), frozenset())
         assert [token for token, _ in pairs][len(prompt) - 1 :][: len(expected)] == expected
 
 
@@ -61,7 +63,7 @@ def test_turns_keep_the_cache(loaded: tuple[Checkpoint, ModelFeed], chats: list[
         fed.extend(range(start, start + len(tokens)))
         return feed(tokens, start)
 
-    chat = Chat(checkpoint, counted, Sampler(0, 0.9, Xorshift(1)))
+    chat = Chat(checkpoint, Steps(counted, Sampler(0, 0.9, Xorshift(1))))
     assert "".join(chat.reply(chats[0]["user"])) == chats[0]["text"]
     first = len(fed)
     assert "Rome" in "".join(chat.reply("And what is the capital of Italy?"))

@@ -11,6 +11,7 @@ from hamkaas.models.llama2 import (
     BOS,
     ModelFeed,
     Sampler,
+    Steps,
     TextStream,
     Transformer,
     Xorshift,
@@ -47,8 +48,8 @@ def test_greedy_text(models: Path, prompt: str, expected: str) -> None:
     tokenizer = load_tokenizer(models / "tok512.bin", checkpoint.config.vocab_size)
     stream = TextStream(tokenizer)
     with hk.compile(build_graphs(checkpoint.config, checkpoint.weights, 64), target="cuda") as model:
-        feed = ModelFeed(model, checkpoint.config)
-        pairs = generate(feed, tokenizer.encode(prompt), Sampler(0, 0.9, Xorshift(1)), 256, checkpoint.stop)
+        source = Steps(ModelFeed(model, checkpoint.config), Sampler(0, 0.9, Xorshift(1)))
+        pairs = generate(source, tokenizer.encode(prompt), 256, checkpoint.stop)
         text = "".join(stream.push(token, previous) for token, previous in pairs)
     assert text + stream.finish() + "\n" == (models / "expected" / expected).read_text()
 
@@ -59,7 +60,7 @@ def test_generation_on_the_device(models: Path) -> None:
     stream = TextStream(tokenizer)
     with hk.compile(Transformer(checkpoint.config, checkpoint.weights).decode(), target="cuda") as model:
         model["start"](token=np.array([BOS]), position=np.array([0]))
-        tokens, position = model["next"].evaluate({}, times=256)
+        tokens, position, _ = model["next"].evaluate({}, times=256)
     assert position[0] == 256
     text = "".join(stream.push(int(token), int(previous)) for previous, token in pairwise(tokens[:257]))
     assert text + stream.finish() + "\n" == (models / "expected" / "empty_prompt_t0_n256.txt").read_text()

@@ -22,6 +22,7 @@ from hamkaas.models.llama2 import (
     ModelFeed,
     Quantized,
     Sampler,
+    Steps,
     Xorshift,
     build_graphs,
     load_checkpoint,
@@ -240,7 +241,7 @@ def test_tokenizer_json_and_chat(tmp_path: Path) -> None:
         fed.extend(tokens)
         return np.eye(CONFIG.vocab_size, dtype=np.float32)[7]
 
-    assert list(Chat(checkpoint, feed, Sampler(0, 0, Xorshift(1))).reply("dog")) == []
+    assert list(Chat(checkpoint, Steps(feed, Sampler(0, 0, Xorshift(1)))).reply("dog")) == []
     assert fed == tokenizer.encode_turn("<|im_start|>user dog<|im_end|>")
     with pytest.raises(hk.CheckpointError, match=r"expected at most 10 tokens, as the checkpoint has, got 26\d"):
         load_tokenizer(path / "tokenizer.json", 10)

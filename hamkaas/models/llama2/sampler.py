@@ -43,6 +43,11 @@ class Sampler:
     penalty: float = 1.0
     """Divides the logits of tokens that stand in the text already, or multiplies negative ones (arXiv:1909.05858)."""
 
+    @property
+    def fits_device(self) -> bool:
+        """Whether it chooses as `hamkaas.sample` does: greedily, or by temperature and nucleus alone."""
+        return self.top_k == 0 and self.min_p == 0 and self.penalty == 1
+
     def sample(self, logits: NDArray[np.float32], text: Sequence[int] = ()) -> int:
         """The next token after the tokens of `text`, which matter to the penalty only; `logits` is [vocab_size]."""
         if self.penalty != 1:
