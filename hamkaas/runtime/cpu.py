@@ -28,7 +28,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -791,6 +791,7 @@ class CpuRuntime:
         ]
         self._num_workers = max(counts, default=1)
         self._pool = _Pool(code, self._num_workers)
+        self._readings: dict[int, _Reading] = {}
         self._finalizer = weakref.finalize(self, self._pool.stop)  # at the end of the interpreter too
         self.reset()
 
@@ -864,24 +865,18 @@ class CpuRuntime:
         with self._lock:
             if not self._finalizer.alive:
                 raise RuntimeFault("the model is closed")
-            blocks = _blocks_to_read(self._weights)
-            nbytes = int(blocks[:, 1].sum())
-            if not nbytes:
+            if program not in self._readings:
+                self._readings[program] = _Reading(self._weights, self._plans[program].num_workers, self._pool.code)
+            reading = self._readings[program]
+            if not reading.nbytes:
                 return None
-            workers = min(self._plans[program].num_workers, len(blocks))
-            pieces = 1 if workers == 1 else max(1, min(MAX_PIECES, len(blocks) // workers))
-            times = -(-BYTES_PER_READING // nbytes)
-            table = np.zeros((times, _STEP_WORDS), np.int64)
-            table[:, :7] = (self._pool.code.read, _address(blocks), len(blocks), workers, workers > 1, 0, pieces)
-            table[:, 5] = np.arange(times) * workers * pieces
-            job = np.array([_address(table), times, workers, 0, 0, times * workers * pieces], np.int64)
             seconds: list[float] = []
             started = time.perf_counter()
             while len(seconds) < 4 or time.perf_counter() - started < SECONDS_TO_READ:
                 begun = time.perf_counter()
-                self._pool.run(_address(job), 0)
+                self._pool.run(reading.job, 0)
                 seconds.append(time.perf_counter() - begun)
-            return times * nbytes / min(seconds[1:])
+            return reading.nbytes / min(seconds[1:])
 
     def _raise_fault(self, plan: _Plan) -> None:
         """Raises what the kernels found wrong, and forgets it."""
@@ -902,16 +897,34 @@ class CpuRuntime:
             self._plans, self._weights, self._states, self._arena = [], [], [], _aligned(0)
 
 
-def _blocks_to_read(weights: Sequence[np.ndarray]) -> "np.ndarray[tuple[int, int], np.dtype[np.int64]]":
+class _Reading:
+    """A job that does nothing but read weights. It must live as long as the pool: late workers walk its table."""
+
+    def __init__(self, weights: Sequence[np.ndarray], workers: int, code: _Code):
+        """`job` is its address, and `nbytes` what it reads."""
+        blocks = np.array(list(_blocks_to_read(weights)), np.int64).reshape(-1, 2)
+        workers = max(1, min(workers, len(blocks)))
+        pieces = 1 if workers == 1 else max(1, min(MAX_PIECES, len(blocks) // workers))
+        nbytes = int(blocks[:, 1].sum())
+        times = -(-BYTES_PER_READING // nbytes) if nbytes else 0
+        table = np.zeros((times, _STEP_WORDS), np.int64)
+        table[:, :5] = (code.read, _address(blocks), len(blocks), workers, workers > 1)
+        table[:, 5] = np.arange(times) * workers * pieces
+        table[:, 6] = pieces
+        job = np.array([_address(table), times, workers, 0, 0, times * workers * pieces], np.int64)
+        self.job = _address(job)
+        self.nbytes = times * nbytes
+        self._memory = (blocks, table, job)
+
+
+def _blocks_to_read(weights: Sequence[np.ndarray]) -> Iterator[tuple[int, int]]:
     """(address, bytes) of blocks of weights, from the last weight on: the first is a table of which little is read."""
-    blocks: list[tuple[int, int]] = []
     left = BYTES_TO_READ
     for weight in reversed(weights):
         start, size = _address(weight), min(weight.nbytes, left) // 256 * 256
         left -= size
-        ends = range(BYTES_PER_BLOCK, size + BYTES_PER_BLOCK, BYTES_PER_BLOCK)
-        blocks += [(start + end - BYTES_PER_BLOCK, min(BYTES_PER_BLOCK, size - end + BYTES_PER_BLOCK)) for end in ends]
-    return np.array(blocks, np.int64).reshape(-1, 2)
+        for at in range(0, size, BYTES_PER_BLOCK):
+            yield start + at, min(BYTES_PER_BLOCK, size - at)
 
 
 def _refs(step: Launch | Copy) -> tuple[BufferRef, ...]:

@@ -40,7 +40,33 @@ def test_texts_of_llama2c(models: Path, version: str, options: list[object], exp
     model = models / f"stories260K{version}.bin"
     done = run(model, "-z", models / "tok512.bin", "-n", 256, "--target", "cpu", *options)
     assert (done.returncode, done.stdout) == (0, (models / "expected" / expected).read_text())
+    assert re.fullmatch(r"# 256 tokens: .* GB/s of weights \(\d+ % of [\d.]+ for reading alone\); .*\n", done.stderr)
+
+
+@pytest.mark.parametrize("burst", [1, 16])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["-t", 0, "-i", "Once upon a time"], "once_upon_a_time_t0_n256.txt"),
+        (["-t", 0], "empty_prompt_t0_n256.txt"),
+        (["-t", 1.0, "-p", 0.9, "-s", 133742], "seeded_t1_p09_s133742_n256.txt"),
+    ],
+)
+def test_texts_of_llama2c_in_bursts(models: Path, burst: int, options: list[object], expected: str) -> None:
+    model = [models / "stories260K.bin", "-z", models / "tok512.bin", "-n", 256, "--target", "cpu"]
+    done = run(*model, "--burst", burst, *options)
+    assert (done.returncode, done.stdout) == (0, (models / "expected" / expected).read_text())
     assert done.stderr.startswith("# 256 tokens: ")
+
+
+def test_prompts_and_stop_strings_in_bursts(models: Path, tmp_path: Path) -> None:
+    # a stop string ends a text within a burst; the seeded texts after it begin with the coins that were not used
+    (tmp_path / "prompts.txt").write_text("Once upon a time\nDonald was a little duck\nThe cat\n")
+    model = [models / "stories260K.bin", "-z", models / "tok512.bin", "--target", "cpu", "-q"]
+    options = ["-s", 4, "--prompts", tmp_path / "prompts.txt", "--stop", "She", "--stop", "He", "-n", 0, "-c", 100]
+    steps, bursts = (run(*model, *options, "--burst", burst) for burst in (0, 16))
+    assert (bursts.returncode, bursts.stdout) == (0, steps.stdout)
+    assert len(bursts.stdout.splitlines()) >= 3
 
 
 def test_int8(models: Path) -> None:
@@ -173,13 +199,17 @@ def test_the_end_of_the_context_is_said(models: Path) -> None:
 
 def test_statistics_as_json(models: Path, tmp_path: Path) -> None:
     done = run(
-        models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-n", 8, "-q", "--json", tmp_path / "s.json"
-    )
+        models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-n", 8, "-q", "--json", tmp_path / "s.json",
+        "--target", "cpu"
+    )  # fmt: skip
     assert done.stderr == ""
     statistics = json.loads((tmp_path / "s.json").read_text())
     assert statistics["tokens"] == statistics["prompt_tokens"] + statistics["decode_tokens"] == 8
     numbers = ("tokens_per_second", "prompt_tokens_per_second", "first_token_seconds", "peak_memory_bytes", "seed")
     assert all(statistics[name] > 0 for name in numbers)
+    assert statistics["bandwidth_of"] == "reading alone"
+    ratio = statistics["weight_bytes_per_second"] / statistics["bandwidth_bytes_per_second"]
+    assert statistics["percent_of_bandwidth"] == pytest.approx(100 * ratio)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +225,8 @@ def test_statistics_as_json(models: Path, tmp_path: Path) -> None:
         (["{model}", "-z", "{tok}", "--top-k", "-1"], "argument --top-k: expected at least 0, got -1"),
         (["{model}", "-z", "{tok}", "--min-p", "2"], "argument --min-p: expected between 0 and 1, got 2.0"),
         (["{model}", "-z", "{tok}", "--repetition-penalty", "0"], "expected more than 0, got 0.0"),
+        (["{model}", "-z", "{tok}", "--burst", "-1"], "argument --burst: expected at least 0, got -1"),
+        (["{model}", "-z", "{tok}", "--burst", "8", "--timing"], "argument --burst: expected none of --top-k, --min-p"),
         (["{model}", "-z", "{tok}", "--stop", ""], "argument --stop: expected a text, got an empty one"),
         (["{model}", "-z", "{tok}", "-c", "0"], "argument -c/--context: expected at least 1, got 0"),
         (["{model}", "-z", "{tok}", "--prompts", "nothing.txt"], "nothing.txt: no such file"),

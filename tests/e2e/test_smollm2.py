@@ -86,6 +86,16 @@ def test_chat_mode(smollm2: Path, tmp_path: Path) -> None:
     ] * 2
 
 
+def test_chat_mode_in_bursts(smollm2: Path) -> None:
+    # the answers end within a burst, and the next turn goes on from there
+    done = run(
+        smollm2, "-m", "chat", "-t", 0, "--target", "cpu", "-q", "--burst", 16, "-i", "What is the capital of France?",
+        stdin="And of Italy?\n"
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "The capital of France is Paris.\nThe capital of Italy is Rome.\n"
+
+
 def test_a_full_context(smollm2: Path) -> None:
     done = run(smollm2, "-m", "chat", "-t", 0, "--target", "cpu", "-c", 24, "-i", "Hello", stdin="")
     assert done.returncode == 1
