@@ -70,7 +70,7 @@ def test_prompts_and_stop_strings_in_bursts(models: Path, tmp_path: Path) -> Non
 
 
 def test_int8(models: Path) -> None:
-    # llama2.c rounds activations to int8 too; we do not, so that texts part in the end
+    # llama2.c rounds activations to int8 too; we do not, so that texts part in the end: tests/unit/test_llama2_int8.py
     model = models / "stories260K_v2_q80_gs4.bin"
     done = run(model, "-z", models / "tok512.bin", "-t", 0, "-i", "Once upon a time", "--target", "cpu")
     expected = (models / "expected" / "runq_gs4_once_upon_a_t0_n256.txt").read_text()
