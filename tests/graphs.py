@@ -33,9 +33,9 @@ class Case:
         built = build_module({"main": self.outputs})
         return run_function(built.module, self.inputs, built.weights, {} if states is None else states)
 
-    def check(self, target: Any) -> None:
+    def check(self, target: Any, **options: Any) -> None:
         """Compiles the graph for a target and compares all outputs with the interpreter's."""
-        with hk.compile(self.outputs, target=target) as model:
+        with hk.compile(self.outputs, target=target, **options) as model:
             used = next(iter(model.graphs.values())).inputs
             results = model.evaluate({spec.name: self.inputs[spec.name] for spec in used})
         for result, expected in zip(results, self.expected(), strict=True):

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hamkaas.artifact import CudnnGraph, CudnnNode
+from hamkaas.artifact import CudnnGraph, CudnnNode, CudnnPlan
 from hamkaas.errors import TargetError
 
 DTYPES = {"float32": "FLOAT", "tf32": "FLOAT", "float16": "HALF", "bfloat16": "BFLOAT16", "int32": "INT32"}
@@ -26,18 +26,6 @@ INSTALL = "pip install 'hamkaas[cudnn]'"
 
 class Unsupported(Exception):
     """cuDNN has no plan for a graph: the reason, in its own words."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One way in which cuDNN can run a graph."""
-
-    name: str
-    """Engine and knobs, as cuDNN writes them: 'eng7_k24=21'."""
-    workspace: int
-    """Bytes of scratch memory."""
-    data: bytes
-    """The serialized plan, its kernel included."""
 
 
 @cache
@@ -90,6 +78,11 @@ class Device:
         module.set_stream(handle=handle, stream=stream)
         return Device(name, handle=handle)
 
+    def close(self) -> None:
+        """Gives up the handle, if there is one."""
+        if self.handle is not None:
+            frontend().destroy_handle(self.handle)
+
     @property
     def options(self) -> dict[str, Any]:
         """What a frontend graph needs to know."""
@@ -112,25 +105,30 @@ def offered(spec: CudnnGraph, device: Device) -> Any:
         raise Unsupported(_first_line(error)) from error
 
 
-def build_plans(spec: CudnnGraph, device: Device) -> list[Plan]:
-    """All plans that cuDNN offers for a graph and can build. Raises `Unsupported` if there is none."""
+def build_plans(spec: CudnnGraph, device: Device, most: int = 0) -> list[CudnnPlan]:
+    """The plans that cuDNN offers for a graph and can build; of these the first `most`, or all if it is 0.
+
+    Raises `Unsupported` if there is none.
+    """
     graph = offered(spec, device)
-    plans: list[Plan] = []
+    plans: list[CudnnPlan] = []
     why = "no plan was offered"
     for index in range(graph.get_execution_plan_count()):
         try:
-            plans.append(_build_plan(graph, index))
+            plans.append(_build_plan(spec, graph, index))
         except Exception as error:
             why = _first_line(error)
+        if len(plans) == most > 0:
+            break
     if not plans:
         raise Unsupported(why)
     return plans
 
 
-def _build_plan(graph: Any, index: int) -> Plan:
+def _build_plan(spec: CudnnGraph, graph: Any, index: int) -> CudnnPlan:
     graph.build_plan_at_index(index)  # which also makes it the one that is serialized
     size = int(graph.get_workspace_size_plan_at_index(index))
-    return Plan(str(graph.get_plan_name_at_index(index)), size, bytes(graph.serialize()))
+    return CudnnPlan(spec, str(graph.get_plan_name_at_index(index)), size, bytes(graph.serialize()))
 
 
 def _first_line(error: Exception) -> str:
@@ -140,7 +138,7 @@ def _first_line(error: Exception) -> str:
 class LoadedPlan:
     """A plan that is ready to run on a device."""
 
-    def __init__(self, plan: Plan, device: Device):
+    def __init__(self, plan: CudnnPlan, device: Device):
         """Raises an exception of the frontend's if the plan is of another version or device."""
         self._handle = device.handle
         self._graph = frontend().pygraph(**device.options)

@@ -12,22 +12,12 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from hamkaas.artifact import NUMPY_DTYPES, CudnnGraph, CudnnNode, CudnnTensor
+from hamkaas.artifact import CudnnGraph, CudnnNode, CudnnTensor
 
 Array = NDArray[Any]
 
 TOLERANCE = {"float32": 1e-5, "tf32": 5e-3, "bfloat16": 2e-2, "float16": 5e-3}
 """Largest error, relative to the largest number of the reference, by the type that limits the accuracy."""
-
-
-def memory_size(tensor: CudnnTensor) -> int:
-    """Elements of memory from a tensor's first to its last."""
-    return 1 + sum((n - 1) * step for n, step in zip(tensor.dims, tensor.strides, strict=True))
-
-
-def dtype_of(tensor: CudnnTensor) -> np.dtype[Any]:
-    """The numpy dtype of the elements."""
-    return np.dtype(np.int32) if tensor.dtype == "int32" else NUMPY_DTYPES[tensor.dtype]
 
 
 def random_inputs(spec: CudnnGraph, seed: int = 0) -> list[Array]:
@@ -39,7 +29,7 @@ def random_inputs(spec: CudnnGraph, seed: int = 0) -> list[Array]:
         if tensor.dtype == "int32":
             arrays.append(np.array([_count(spec, number)], np.int32))
         else:
-            arrays.append(rng.standard_normal(memory_size(tensor)).astype(dtype_of(tensor)))
+            arrays.append(rng.standard_normal(tensor.span).astype(tensor.numpy_dtype))
     return arrays
 
 
@@ -64,7 +54,7 @@ def evaluate(spec: CudnnGraph, inputs: Sequence[Array]) -> list[Array]:
 
 def seen(memory: Array, tensor: CudnnTensor) -> Array:
     """Memory as a tensor sees it."""
-    assert memory.size >= memory_size(tensor)
+    assert memory.size >= tensor.span
     return as_strided(memory, tensor.dims, [step * memory.itemsize for step in tensor.strides])
 
 
@@ -92,8 +82,8 @@ def _sdpa(node: CudnnNode, query: Array, keys: Array, values: Array, length: Arr
         return np.zeros_like(query)
     k, v = np.repeat(keys[:, :n], repeats, axis=0), np.repeat(values[:, :n], repeats, axis=0)
     scores = query @ k.transpose(0, 2, 1) * node.number
-    seen_by = np.arange(n) <= n - queries + np.arange(queries)[:, None]  # causal; one query sees all
-    scores = np.where(seen_by, scores, -np.inf)
+    last = n - queries + np.arange(queries, dtype=np.int64)[:, None]  # causal; one query sees all
+    scores = np.where(np.arange(n) <= last, scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return weights / weights.sum(axis=-1, keepdims=True) @ v
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hamkaas.artifact import CudnnGraph
+from hamkaas.artifact import CudnnGraph, CudnnPlan
 from hamkaas.runtime.cuda import check
-from hamkaas.runtime.cudnn import Device, LoadedPlan, Plan
+from hamkaas.runtime.cudnn import Device, LoadedPlan
 from hamkaas.runtime.cudnn_plans import Trial
-from hamkaas.runtime.cudnn_reference import dtype_of, error, evaluate, memory_size, random_inputs, seen
+from hamkaas.runtime.cudnn_reference import error, evaluate, random_inputs, seen
 from hamkaas.runtime.device_array import driver
 
 RUNS = 20
@@ -32,7 +32,7 @@ class Bench:
         self._stack = stack
         inputs = random_inputs(spec)
         self._expected = evaluate(spec, inputs)
-        outputs = [np.empty(memory_size(spec.tensors[n]), dtype_of(spec.tensors[n])) for n in spec.outputs]
+        outputs = [np.empty(spec.tensors[n].span, spec.tensors[n].numpy_dtype) for n in spec.outputs]
         self._results: Sequence[NDArray[Any]] = outputs
         size = sum(array.nbytes for array in inputs)
         copies = max(1, min(RUNS, -(-COLD_BYTES // size)))
@@ -49,7 +49,7 @@ class Bench:
         check(driver.cuMemcpyHtoD(pointer, array.ctypes.data, array.nbytes))
         return pointer
 
-    def attempt(self, plan: Plan) -> Trial:
+    def attempt(self, plan: CudnnPlan) -> Trial:
         """Runs a plan: first for its results, over memory full of NaN, then captured as it will be, for its time.
 
         Raises an exception of the frontend's or `RuntimeFault` if it does not run or cannot be captured.

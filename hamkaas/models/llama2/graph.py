@@ -46,9 +46,11 @@ def build_chunk(config: Config, weights: Mapping[str, Weight], size: int) -> hk.
     return Transformer(config, weights).chunk(size)
 
 
-def build_graphs(config: Config, weights: Mapping[str, Weight], size: int) -> dict[str, hk.Tensor]:
+def build_graphs(
+    config: Config, weights: Mapping[str, Weight], size: int, cache: str = "float32"
+) -> dict[str, hk.Tensor]:
     """The graphs "step" and, unless `size` is 0, "chunk", over the same weights and states."""
-    transformer = Transformer(config, weights)
+    transformer = Transformer(config, weights, cache)
     return {STEP: transformer.step()} | ({CHUNK: transformer.chunk(size)} if size else {})
 
 
@@ -63,14 +65,16 @@ def build_burst_graphs(
 class Transformer:
     """Weights and states of a model. Graphs that come from one transformer share them."""
 
-    def __init__(self, config: Config, weights: Mapping[str, Weight]):
+    def __init__(self, config: Config, weights: Mapping[str, Weight], cache: str = "float32"):
+        """`cache` is what keys and values are stored as: "float32", "float16" or "bfloat16"."""
         self.config = config
         self._weights = weights
         self._known: dict[str, Sequence[hk.Tensor]] = {}
         self._rotations = hk.ConstantTensor(rotations(config), "rotations")
         shape = [config.max_positions, config.num_kv_heads, config.head_dim]
         names = [f"layers.{layer}.{kind}" for layer in range(config.num_layers) for kind in ("keys", "values")]
-        self._states = {name: hk.BufferTensor("float32", shape, name) for name in names}
+        self._cache = cache
+        self._states = {name: hk.BufferTensor(cache, shape, name) for name in names}
 
     def step(self) -> hk.Tensor:
         """See `build_step`."""
@@ -135,8 +139,8 @@ class Transformer:
             h = x.rms_norm(self._weight(f"{layer}.attention_norm"), config.norm_eps)
             query = place.rotate(self._linear(h, f"{layer}.wq"), config.num_heads)
             key = place.rotate(self._linear(h, f"{layer}.wk"), config.num_kv_heads)
-            keys = place.write(self._states[f"{layer}.keys"], key)
-            values = place.write(self._states[f"{layer}.values"], self._linear(h, f"{layer}.wv"))
+            keys = place.write(self._states[f"{layer}.keys"], key.cast(self._cache))
+            values = place.write(self._states[f"{layer}.values"], self._linear(h, f"{layer}.wv").cast(self._cache))
             attended = query.attention(keys, values, place.end).reshape(x.shape)
             x = x + self._linear(attended, f"{layer}.wo")
             h = x.rms_norm(self._weight(f"{layer}.ffn_norm"), config.norm_eps)
@@ -191,6 +195,8 @@ class _Place:
         self._config = of.config
         self._size = size
         self._rotation = of.rotation(positions)  # [size, head_dim / 2, 2]
+        self._rotations: dict[int, hk.Tensor] = {}
+        """By the number of heads of a token."""
         self._begin, self.end = begin, end
 
     def rotate(self, x: hk.Tensor, heads: int) -> hk.Tensor:
@@ -198,7 +204,10 @@ class _Place:
         head_dim, size = self._config.head_dim, self._size
         rotation = self._rotation
         if size > 1:  # the same for all heads of a token
-            rotation = rotation.gather(hk.ConstantTensor(np.repeat(np.arange(size), heads)))
+            if heads not in self._rotations:
+                token_of = hk.ConstantTensor(np.repeat(np.arange(size), heads))
+                self._rotations[heads] = rotation.gather(token_of)
+            rotation = self._rotations[heads]
         pairs = x.reshape(size * heads, head_dim // 2, 2).complex_hadamard_product(rotation)
         return pairs.reshape(heads, head_dim) if size == 1 else pairs.reshape(size, heads, head_dim)
 
