@@ -194,7 +194,10 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     if not 0 < options.repetition_penalty < inf:
         parser.error(f"argument --repetition-penalty: expected more than 0, got {options.repetition_penalty}")
     if options.burst and needs_host(options):
-        parser.error(f"argument --burst: expected none of {', '.join(HOST_OPTIONS)} beside it")
+        parser.error(
+            "argument --burst: expected a temperature of 0 or a nucleus (-p between 0 and 1), and none of --top-k, "
+            "--min-p, --repetition-penalty and --timing"
+        )
     if "" in options.stop:
         parser.error("argument --stop: expected a text, got an empty one")
     if not options.model.exists():
@@ -207,12 +210,8 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         parser.error(f"expected one of {' and '.join(given)}")
 
 
-HOST_OPTIONS = ("--top-k", "--min-p", "--repetition-penalty", "--timing")
-"""Options that need the host between two tokens."""
-
-
 def needs_host(options: argparse.Namespace) -> bool:
-    """Whether one of `HOST_OPTIONS` is given."""
+    """Whether the host has to choose each token, or is asked to time it."""
     return options.timing or not make_sampler(options, 1).fits_device
 
 

@@ -954,8 +954,7 @@ class SampleOp(TensorOp):
 
     With p = softmax(logits / temperature) sorted from the largest (ties by index), keep the shortest prefix whose
     sum exceeds top_p, and take the first token at which the running sum exceeds coin * (sum of what was kept).
-    A temperature of 0 takes the argmax. A top_p that is not between 0 and 1 cuts nothing, and the tokens stand in the
-    order of their index instead: as in llama2.c, one coin gives one token.
+    A temperature of 0 takes the argmax; a top_p of 1 or more keeps all.
 
     ```mlir
     func.func @main(%logits: tensor<512xf32>, %temperature: tensor<1xf32>, %top_p: tensor<1xf32>,

@@ -198,10 +198,9 @@ def _sample(op: hamkaas.SampleOp, logits: Array, temperature: Array, top_p: Arra
     if temperature[0] <= 0:
         return np.argmax(logits, keepdims=True)
     weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature[0])
-    cuts = 0 < top_p[0] < 1
-    order = np.argsort(-weights, kind="stable") if cuts else np.arange(len(weights))
+    order = np.argsort(-weights, kind="stable")
     sums = np.cumsum(weights[order] / weights.sum())
-    kept = min(int(np.searchsorted(sums, float(top_p[0]), side="right")) + 1, len(sums)) if cuts else len(sums)
+    kept = len(sums) if top_p[0] >= 1 else min(int(np.searchsorted(sums, float(top_p[0]), side="right")) + 1, len(sums))
     place = int(np.searchsorted(sums[:kept], float(coin[0] * sums[kept - 1]), side="right"))
     return order[min(place, kept - 1)][None]
 

@@ -343,7 +343,8 @@ class CudaRuntime:
             external = tuple(self._place(array, i, staging) for i, array in enumerate(inputs))
             on_device = any(pointer is not None for pointer in external)
             for number in range(times):
-                graph = self._graph(program, external, number == 0, number == times - 1)
+                uploads = number == 0 and None in external
+                graph = self._graph(program, external, uploads, number == times - 1)
                 check(driver.cuGraphLaunch(graph, self._stream))
             plan = self._artifact.programs[program]
             outputs = self._copy_outputs(plan, staging) if on_device else []

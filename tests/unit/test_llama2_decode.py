@@ -79,7 +79,7 @@ def test_text_of_llama2c(models: Path) -> None:
             model["next"].evaluate({}, times=0)
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 0.9), (0.7, 0.5), (1.0, 1.0), (1.3, 0.0), (0.0, 0.9)])
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 0.9), (0.7, 0.5), (1.3, 0.95), (0.0, 0.9)])
 def test_the_device_chooses_as_the_host_does(temperature: float, top_p: float) -> None:
     rng = np.random.default_rng(1)
     inputs = [hk.InputTensor("logits", "float32", [300]), *(hk.InputTensor(n, "float32", [1]) for n in "tpc")]
@@ -96,7 +96,7 @@ PROMPTS = ([1], [1, 403], [1, 403, 407, 261, 378], [1, *range(300, 400)], [1, *r
 
 
 @pytest.mark.parametrize("most", [1, 5, 16])
-@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 0.9), (1.0, 0.9), (0.8, 1.0)])
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 0.9), (1.0, 0.9), (0.8, 0.5)])
 def test_bursts_give_what_steps_give(
     request: pytest.FixtureRequest,
     checkpoint: Checkpoint,
@@ -134,7 +134,8 @@ def test_a_text_that_is_left_within_a_burst(checkpoint: Checkpoint, sampled: hk.
 
 
 def test_a_sampler_that_the_graphs_cannot_stand_in_for(checkpoint: Checkpoint, greedy: hk.Model) -> None:
-    for sampler in (Sampler(1.0, 0.9, Xorshift(1)), Sampler(0, 0.9, Xorshift(1), penalty=1.1)):
+    rng = Xorshift(1)
+    for sampler in (Sampler(1.0, 0.9, rng), Sampler(0, 0.9, rng, penalty=1.1), Sampler(1.0, 1.0, rng)):
         with pytest.raises(ValueError, match="expected a sampler that the graphs can stand in for"):
             Bursts(greedy, checkpoint.config, sampler)
 
