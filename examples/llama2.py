@@ -20,16 +20,16 @@ if __name__ == "__main__":
 import argparse
 import json
 import sys
+import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import hamkaas as hk
 from hamkaas import knobs
@@ -234,9 +234,15 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     seed = options.seed if options.seed > 0 else int(time.time())
     options.target = hk.choose_target(options.target)
     burst = burst_size(options)
-    with meter.compiling() as progress, status("compiling", options.quiet):
-        model = compile_model(options, checkpoint, texts, burst, progress)
-    with model, PromptBar(options.quiet) as bar:
+    with meter.compiling() as progress, Bar("compiling", "", options.quiet) as bar:
+
+        def show(what: str) -> None:
+            progress(what)
+            bar.show(what)
+
+        bar.show("compiling")
+        model = compile_model(options, checkpoint, texts, burst, show)
+    with model, Bar("prompt", "tokens", options.quiet) as bar:
         if options.perplexity is not None:
             code = measure(options, checkpoint, meter.count(model_rows(model)), texts[0], bar)
         else:
@@ -256,8 +262,9 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 def load(options: argparse.Namespace) -> Checkpoint:
     """The model, with a tokenizer, and with no more of a context than is wanted."""
-    with status("loading", options.quiet) as update:
-        checkpoint = load_checkpoint(options.model, update)
+    with Bar("loading", "tensors", options.quiet) as bar:
+        bar.show("loading")
+        checkpoint = load_checkpoint(options.model, bar.update)
         checkpoint = replace(checkpoint, config=cut_context(options, checkpoint.config))
         if options.tokenizer is not None or checkpoint.tokenizer is None:
             beside = (options.model if options.model.is_dir() else options.model.parent) / "tokenizer.bin"
@@ -350,7 +357,7 @@ def make_sampler(options: argparse.Namespace, seed: int) -> Sampler:
     return Sampler(options.temperature, options.top_p, rng, options.top_k, options.min_p, options.repetition_penalty)
 
 
-def make_source(model: hk.Model, config: Config, sampler: Sampler, burst: int, bar: "PromptBar") -> Source:
+def make_source(model: hk.Model, config: Config, sampler: Sampler, burst: int, bar: "Bar") -> Source:
     """Where the tokens come from: bursts of steps, or single steps."""
     if burst:
         return Bursts(model, config, sampler, burst, bar.update)
@@ -396,9 +403,7 @@ def write(options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, pro
     return used
 
 
-def measure(
-    options: argparse.Namespace, checkpoint: Checkpoint, rows: Feed, tokens: list[int], bar: "PromptBar"
-) -> int:
+def measure(options: argparse.Namespace, checkpoint: Checkpoint, rows: Feed, tokens: list[int], bar: "Bar") -> int:
     """Prints the perplexity of a text."""
     context = checkpoint.config.max_positions
     try:
@@ -492,48 +497,68 @@ def show_time(position: int, seconds: float) -> None:
     print(f"position {position}: {seconds * 1e3:.3f} ms", file=sys.stderr)
 
 
-@contextmanager
-def status(what: str, quiet: bool) -> Generator[Callable[[int, int], None]]:
-    """Shows on a terminal what is going on; gives a function that is told how much of how much is done."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown(quiet)) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+LINE_SECONDS = 2.0
+"""Without a terminal, what takes longer says so in a line each time that so much has passed."""
 
 
-def shown(quiet: bool) -> bool:
-    """Whether somebody looks at a terminal."""
-    return sys.stderr.isatty() and not quiet
+class Bar:
+    """How much of something is done, how fast, and how long the rest takes: a bar on a terminal, else lines."""
 
+    def __init__(self, what: str, unit: str, quiet: bool):
+        self._what, self._unit = what, unit
+        self._draws = sys.stderr.isatty() and not quiet
+        self._writes = not sys.stderr.isatty() and not quiet
+        self._progress: Progress | None = None
+        self._timer: threading.Timer | None = None
+        self._begun = self._said = time.monotonic()
 
-class PromptBar:
-    """How much of a prompt is done, and how fast; on a terminal only, and only while it lasts."""
-
-    def __init__(self, quiet: bool):
-        self._shown = shown(quiet)
-        self._bar: Progress | None = None
+    def show(self, what: str) -> None:
+        """Something begins, of which nobody knows how long it takes."""
+        if self._draws:
+            self._draw(what, 0, None)
+        if self._writes:
+            self._close()
+            self._timer = threading.Timer(LINE_SECONDS, self._write, [what])
+            self._timer.daemon = True
+            self._timer.start()
 
     def update(self, done: int, total: int) -> None:
-        """`done` of `total` tokens are through the model."""
-        if not self._shown:
-            return
-        if self._bar is None:
-            rate = TextColumn("{task.completed}/{task.total} tokens, {task.fields[rate]:.0f} tok/s")
-            columns = (TextColumn("prompt"), BarColumn(), rate, TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task("prompt", total=total, rate=0.0)
-        elapsed = self._bar.tasks[0].elapsed or 0.0
-        self._bar.update(self._task, completed=done, rate=done / elapsed if elapsed else 0.0)
+        """`done` of `total` units are done; 0 begins anew."""
+        now = time.monotonic()
+        if self._timer is not None:
+            self._timer.cancel()
+        if done == 0:
+            self._begun = self._said = now
+        rate = done / max(now - self._begun, 1e-6)
+        left = f", {(total - done) / rate:.0f} s left" if done else ""
+        text = f"{self._what}: {done}/{total} {self._unit}, {rate:.0f} {self._unit}/s{left}"
         if done >= total:
             self._close()
+        elif self._draws:
+            self._draw(text, done, total)
+        elif self._writes and now - self._said >= LINE_SECONDS:
+            self._write(text)
+
+    def _draw(self, text: str, done: int, total: int | None) -> None:
+        if self._progress is None:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.start()
+            self._progress.add_task("")
+        self._progress.update(self._progress.task_ids[0], description=text, completed=done, total=total)
+
+    def _write(self, text: str) -> None:
+        self._said = time.monotonic()
+        print(f"# {text}", file=sys.stderr, flush=True)
 
     def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
 
-    def __enter__(self) -> "PromptBar":
+    def __enter__(self) -> "Bar":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,5 +1,6 @@
 """The runner as people use it: a process, its output, its exit code."""
 
+import importlib.util
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import llama_reference
 import numpy as np
@@ -21,9 +23,23 @@ ROOT = Path(__file__).parents[2]
 RUNNER = ROOT / "examples" / "llama2.py"
 
 
-def run(*arguments: object, stdin: str = "", **options: object) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs the runner. Lines of progress are left out: they depend on how busy the machine is."""
     command = [sys.executable, str(RUNNER), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=120, **options)  # type: ignore[call-overload]
+    done = subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=120)
+    done.stderr = re.sub(r"^# (loading|compiling|prompt).*\n", "", done.stderr, flags=re.MULTILINE)
+    return done
+
+
+@pytest.fixture
+def runner() -> ModuleType:
+    """The runner as a module."""
+    spec = importlib.util.spec_from_file_location("runner", RUNNER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("version", ["", "_v1"])
@@ -195,6 +211,33 @@ def test_the_end_of_the_context_is_said(models: Path) -> None:
     done = run(models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-n", 0, "-c", 32, "-i", "Once")
     assert done.returncode == 0
     assert "# the context of 32 positions is full\n" in done.stderr
+
+
+def test_progress_without_a_terminal(
+    runner: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now)
+    with runner.Bar("prompt", "tokens", False) as bar:
+        for done, seconds in ((0, 0), (64, 1.9), (128, 2), (192, 2.5), (256, 4), (400, 5)):
+            now = 100.0 + seconds
+            bar.update(done, 400)
+        now = 200.0
+        bar.update(0, 10)  # the next prompt
+        bar.update(5, 10)
+    with runner.Bar("prompt", "tokens", True) as bar:
+        now = 300.0
+        bar.update(1, 2)
+    expected = ["# prompt: 128/400 tokens, 64 tokens/s, 4 s left", "# prompt: 256/400 tokens, 64 tokens/s, 2 s left"]
+    assert capsys.readouterr().err.splitlines() == expected
+    monkeypatch.undo()
+    monkeypatch.setattr(runner, "LINE_SECONDS", 0.05)
+    with runner.Bar("compiling", "", False) as bar:
+        bar.show("compiling 3 kernels")
+        time.sleep(0.3)
+        bar.show("this is over at once")
+    time.sleep(0.2)
+    assert capsys.readouterr().err == "# compiling 3 kernels\n"
 
 
 def test_statistics_as_json(models: Path, tmp_path: Path) -> None:
