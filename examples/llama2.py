@@ -13,10 +13,18 @@ import signal
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells expect."""
 
+
+def interrupt(*_: object) -> None:
+    """Ends the program, in one line."""
+    os.write(2, b"llama2.py: interrupted\n")
+    os._exit(INTERRUPTED)
+
+
 # The imports below take a while: until there is somebody to catch it, Ctrl-C ends the program without a traceback
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
+    signal.signal(signal.SIGINT, interrupt)
 
+import _thread
 import argparse
 import json
 import sys
@@ -84,8 +92,8 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, say
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"llama2.py: error: {where}{error.strerror}", file=sys.stderr)
+        print(f"llama2.py: error: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer has no place
         return 1
 
 
@@ -105,8 +113,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="llama2.py", description="Runs llama models.")
     add = parser.add_argument
     add("model", type=Path, help="a checkpoint of llama2.c, a GGUF file or a folder of Hugging Face")
-    add("positional", nargs="*", metavar="TEMPERATURE STEPS PROMPT", help="as in llama2.py")
-    add("-n", "--steps", type=int, help="0 runs to the end of the context (default: 256; a chat: 0)")
+    add("positional", nargs="*", default=[], metavar="TEMPERATURE STEPS PROMPT", help="as in llama2.py")
+    add(
+        "-n",
+        "--steps",
+        type=int,
+        help="positions of a text, or of a chat; 0: to the end of the context (default: 256; a chat: 0)",
+    )
     add("-i", "--prompt", help="text to begin with; in a chat the first message")
     add("--prompts", type=Path, metavar="FILE", help="texts to begin with, one a line")
     add("-z", "--tokenizer", type=Path, help="default: the model's own, tokenizer.bin beside it, or here")
@@ -200,11 +213,15 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         )
     if "" in options.stop:
         parser.error("argument --stop: expected a text, got an empty one")
-    if not options.model.exists():
-        parser.error(f"{options.model}: no such file")
-    for path in (options.tokenizer, options.prompts, options.perplexity):
-        if path is not None and (not path.exists() or path.is_dir()):
+    for path in (options.model, options.tokenizer, options.prompts, options.perplexity):
+        if path is not None and not path.exists():
             parser.error(f"{path}: no such file")
+        if path is not None and path.is_dir() and path is not options.model:
+            parser.error(f"{path}: expected a file, got a folder")
+    if options.json is not None and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
+        parser.error(f"argument --json: expected a file in a folder that exists, got {options.json}")
+    if options.dump is not None and options.dump.exists() and not options.dump.is_dir():
+        parser.error(f"argument --dump: expected a folder, got the file {options.dump}")
     modes = {"-m chat": options.mode == "chat", "--prompts": options.prompts, "--perplexity": options.perplexity}
     if len(given := [name for name, value in modes.items() if value]) > 1:
         parser.error(f"expected one of {' and '.join(given)}")
@@ -256,8 +273,16 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if not options.quiet:
         print(report(numbers), file=sys.stderr)
     if options.json is not None:
-        options.json.write_text(json.dumps(numbers | {"seed": seed}, indent=2) + "\n")
+        write_file(options.json, json.dumps(numbers | {"seed": seed}, indent=2) + "\n")
     return code
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a file; an `OSError` says which one it was, also if it comes of a full disk."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def load(options: argparse.Namespace) -> Checkpoint:
@@ -267,8 +292,7 @@ def load(options: argparse.Namespace) -> Checkpoint:
         checkpoint = load_checkpoint(options.model, bar.update)
         checkpoint = replace(checkpoint, config=cut_context(options, checkpoint.config))
         if options.tokenizer is not None or checkpoint.tokenizer is None:
-            beside = (options.model if options.model.is_dir() else options.model.parent) / "tokenizer.bin"
-            path = options.tokenizer or (beside if beside.exists() else Path("tokenizer.bin"))
+            path = options.tokenizer or find_tokenizer(options.model)
             checkpoint = replace(checkpoint, tokenizer=load_tokenizer(path, checkpoint.config.vocab_size))
         if options.template is not None:
             checkpoint = with_template(checkpoint, options.template)
@@ -279,11 +303,23 @@ def load(options: argparse.Namespace) -> Checkpoint:
         return checkpoint
 
 
+def find_tokenizer(model: Path) -> Path:
+    """A tokenizer of llama2.c that lies beside the model, or here."""
+    beside = (model if model.is_dir() else model.parent) / "tokenizer.bin"
+    for path in (beside, Path("tokenizer.bin")):
+        if path.exists():
+            return path
+    raise hk.CheckpointError(f"{beside}: expected a tokenizer beside the model, or here, got none (-z FILE names one)")
+
+
 def cut_context(options: argparse.Namespace, config: Config) -> Config:
     """No more positions than are wanted; each takes memory for its keys and values."""
-    if options.context is None and config.max_positions > MOST_POSITIONS and not options.quiet:
+    wanted = options.context or MOST_POSITIONS
+    if options.mode == "chat" and options.steps:
+        wanted = min(wanted, options.steps)
+    elif options.context is None and config.max_positions > MOST_POSITIONS and not options.quiet:
         print(f"# using {MOST_POSITIONS} positions of the context of {config.max_positions}", file=sys.stderr)
-    return replace(config, max_positions=min(options.context or MOST_POSITIONS, config.max_positions))
+    return replace(config, max_positions=min(wanted, config.max_positions))
 
 
 def encode_texts(
@@ -346,8 +382,8 @@ def compile_model(
     os.environ[knobs.DUMP.name] = str(options.dump)
     model = hk.compile(graphs, target=options.target, weights=options.weights, progress=progress)
     name = "code.cu" if model.target == "cuda" else "code.ll"
-    (options.dump / name).write_text(model.source)
-    (options.dump / "plan.txt").write_text(model.memory_plan)
+    write_file(options.dump / name, model.source)
+    write_file(options.dump / "plan.txt", model.memory_plan)
     return model
 
 
@@ -565,12 +601,21 @@ class Bar:
         self._close()
 
 
-def _entry() -> NoReturn:
+def keep_interrupt(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Ctrl-C within a destructor or a callback of the interpreter is lost there: it comes again a moment later."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _entry() -> None:
     try:
+        sys.unraisablehook = keep_interrupt
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        interrupt()
 
 
 if __name__ == "__main__":

@@ -258,7 +258,19 @@ def test_statistics_as_json(models: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([], "the following arguments are required: model"),
         (["nothing.bin"], "nothing.bin: no such file"),
+        (["{model}"], "tokenizer.bin: expected 512 tokens, as the checkpoint has, got 32000"),
+        (["{model}", "-z", "{models}"], "expected a file, got a folder"),
+        (
+            ["{model}", "-z", "{tok}", "--json", "{models}"],
+            "argument --json: expected a file in a folder that exists, got",
+        ),
+        (
+            ["{model}", "-z", "{tok}", "--json", "no/s.json"],
+            "argument --json: expected a file in a folder that exists, got",
+        ),
+        (["{model}", "-z", "{tok}", "--dump", "{tok}"], "argument --dump: expected a folder, got the file"),
         (["{model}", "-z", "nothing.bin"], "nothing.bin: no such file"),
         (["{model}", "-z", "{tok}", "-t", "-1"], "argument -t/--temperature: expected at least 0, got -1.0"),
         (["{model}", "-z", "{tok}", "-t", "nan"], "argument -t/--temperature: expected at least 0, got nan"),
@@ -301,6 +313,13 @@ def test_bad_input(models: Path, arguments: list[str], message: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_no_tokenizer(models: Path, tmp_path: Path) -> None:
+    shutil.copy(models / "stories260K.bin", tmp_path / "model.bin")
+    done = run(tmp_path / "model.bin")
+    expected = f"{tmp_path}/tokenizer.bin: expected a tokenizer beside the model, or here, got none (-z FILE names one)"
+    assert (done.returncode, done.stderr) == (1, f"llama2.py: error: {expected}\n")
+
+
 def test_ctrl_c_prints_statistics(models: Path) -> None:
     command = [sys.executable, RUNNER, models / "stories260K.bin", "-z", models / "tok512.bin", "-t", "1", "-n", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -314,6 +333,17 @@ def test_ctrl_c_prints_statistics(models: Path) -> None:
     assert "Traceback" not in errors
 
 
+def test_ctrl_c_in_a_destructor_is_not_lost(runner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trap:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", runner.keep_interrupt)
+    Trap()
+    with pytest.raises(KeyboardInterrupt):
+        time.sleep(5)
+
+
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6, 1.2])
 def test_ctrl_c_while_starting(models: Path, seconds: float) -> None:
     command = [sys.executable, RUNNER, models / "stories260K.bin", "-z", models / "tok512.bin"]
@@ -324,6 +354,8 @@ def test_ctrl_c_while_starting(models: Path, seconds: float) -> None:
     # before the first line of the program runs, the signal ends Python as it ends any process
     assert process.returncode in (130, 0, -signal.SIGINT)
     assert "Traceback" not in errors
+    if process.returncode == 130:
+        assert re.fullmatch(r"llama2\.py: interrupted|# \d+ tokens: .*", errors.splitlines()[-1])
 
 
 def test_closed_pipe(models: Path) -> None:
@@ -337,7 +369,11 @@ def test_closed_pipe(models: Path) -> None:
 def test_full_disk(models: Path) -> None:
     done = run(models / "stories260K.bin", "-z", models / "tok512.bin", "-n", 4, "-q", "--json", "/dev/full")
     assert done.returncode == 1
-    assert done.stderr == "llama2.py: error: No space left on device\n"
+    assert done.stderr == "llama2.py: error: /dev/full: No space left on device\n"
+    command = [sys.executable, str(RUNNER), str(models / "stories260K.bin"), "-z", str(models / "tok512.bin"), "-q"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "llama2.py: error: standard output: No space left on device\n")
 
 
 def test_memory_while_a_checkpoint_of_a_gigabyte_runs(models: Path, tmp_path: Path) -> None:
