@@ -75,6 +75,33 @@ def test_texts_of_llama2c_in_bursts(models: Path, burst: int, options: list[obje
     assert done.stderr.startswith("# 256 tokens: ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "on_cuda"),
+    [
+        ([], 16),
+        (["-t", "0", "--stop", "x", "-m", "chat"], 16),
+        (["--burst", "0"], 0),
+        (["--burst", "40"], 40),
+        (["--timing"], 0),
+        (["--top-k", "5"], 0),
+        (["--min-p", "0.1"], 0),
+        (["--repetition-penalty", "1.1", "-t", "0"], 0),
+        (["-p", "1"], 0),
+        (["-p", "0"], 0),
+        (["-p", "1", "-t", "0"], 16),
+    ],
+)
+def test_when_the_device_chooses(runner: ModuleType, models: Path, arguments: list[str], on_cuda: int) -> None:
+    parser = runner.make_parser()
+    options = parser.parse_args([str(models / "stories260K.bin"), *arguments])
+    runner.merge_positional(parser, options)
+    runner.check_options(parser, options)
+    options.target = "cuda"
+    assert runner.burst_size(options) == on_cuda
+    options.target = "cpu"
+    assert runner.burst_size(options) == (options.burst or 0)
+
+
 def test_prompts_and_stop_strings_in_bursts(models: Path, tmp_path: Path) -> None:
     # a stop string ends a text within a burst; the seeded texts after it begin with the coins that were not used
     (tmp_path / "prompts.txt").write_text("Once upon a time\nDonald was a little duck\nThe cat\n")
