@@ -250,6 +250,31 @@ def test_states_persist_until_reset(build: Any) -> None:
     np.testing.assert_array_equal(runtime.run(0, [ones])[0], 1)
 
 
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("sizes", [[100, 0, 3], [20_000, 7], [1, 3 << 20, 64]])
+def test_bandwidth(build: Any, workers: int, sizes: list[int]) -> None:
+    runtime = build(artifact(chain(3)), [np.ones(size, np.float32) for size in sizes], workers=workers)
+    for _ in range(3):
+        found = runtime.bandwidth(0)
+        assert 1e8 < found < 1e13
+        x = vector()
+        np.testing.assert_array_equal(runtime.run(0, [x])[0], np.roll(x, -1111 * 3) + 4)
+
+
+def test_every_weight_is_read_once_for_the_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = [np.ones(size, np.uint8) for size in (1000, 0, 200_000, 255, 512)]
+    blocks = list(cpu._blocks_to_read(weights))
+    assert [size for _, size in blocks] == [512, 65536, 65536, 65536, 200_000 // 256 * 256 - 3 * 65536, 768]
+    assert blocks[0][0] == weights[4].ctypes.data
+    assert [at - weights[2].ctypes.data for at, _ in blocks[1:5]] == [0, 65536, 2 * 65536, 3 * 65536]
+    monkeypatch.setattr(cpu, "BYTES_TO_READ", 1 << 17)
+    assert sum(size for _, size in cpu._blocks_to_read(weights)) == 1 << 17
+
+
+def test_bandwidth_of_a_model_without_weights(build: Any) -> None:
+    assert build(artifact(chain(1)), []).bandwidth(0) is None
+
+
 def test_weights_are_used_where_they_lie(build: Any, tmp_path: Path) -> None:
     """A weight in a mapped file, read-only and at a multiple of 4 only: later changes of the file show."""
     path = tmp_path / "weights"
