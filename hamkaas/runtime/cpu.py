@@ -29,6 +29,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, cast
 
 import llvmlite
@@ -36,7 +37,7 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from hamkaas import knobs
-from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Launch, Program, Space
+from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Launch, Program, Space, TensorSpec
 from hamkaas.errors import RuntimeFault
 from hamkaas.runtime.cache import DiskCache, cache_key
 
@@ -52,6 +53,13 @@ BYTES_PER_SHARED_STEP = 32 << 10
 BYTES_PER_PIECE = 32 << 10
 MAX_PIECES = 8
 """A worker's share of a step is cut into so many pieces, if they are not smaller than that."""
+
+MAX_COPIED_BYTES = 1 << 29
+"""Weights of up to this size in all are copied into one piece of memory, which takes 0.1 s; more stay where they are.
+
+A piece that large gets pages of 2 MB from numpy, where the system has them, and each weight starts at a cache line,
+which in a file it seldom does.
+"""
 
 _LINE = 16
 """Words between two places that different workers write: two cache lines, for processors fetch them in pairs."""
@@ -551,6 +559,19 @@ def _aligned(nbytes: int) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
     return memory[start : start + nbytes]
 
 
+def _settle(specs: Sequence[TensorSpec], weights: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """The weights where kernels read them: side by side in one piece of memory, or where they lie if that is too much."""
+    ends = list(accumulate(-(-spec.nbytes // ALIGNMENT) * ALIGNMENT for spec in specs))
+    if not ends or ends[-1] > MAX_COPIED_BYTES:
+        return [np.ascontiguousarray(weight) for weight in weights]
+    memory = _aligned(ends[-1])
+    settled: list[np.ndarray] = []
+    for spec, start, weight in zip(specs, [0, *ends[:-1]], weights, strict=True):
+        settled.append(memory[start : start + spec.nbytes].view(spec.numpy_dtype).reshape(spec.shape))
+        settled[-1][...] = weight
+    return settled
+
+
 def _address(array: Any) -> int:
     """Where the elements of an array lie. Runs for each input and output of each run: `array.ctypes` takes 1 us."""
     try:
@@ -715,12 +736,12 @@ class CpuRuntime:
     ):
         """Compiles the code, or takes it from the cache.
 
-        `weights` are used where they lie: they may be memory-mapped and read-only. `workers` (or HAMKAAS_WORKERS) is
+        `weights` may be memory-mapped and read-only: large ones are used where they lie, see `MAX_COPIED_BYTES`. `workers` (or HAMKAAS_WORKERS) is
         the number of workers of every program; without it, it depends on the cores and on the size of the program.
         """
         code = _Code(artifact.source, [kernel.name for kernel in artifact.kernels], progress)
         self._lock = threading.Lock()
-        self._weights = [np.ascontiguousarray(weight) for weight in weights]
+        self._weights = _settle(artifact.weights, weights)
         self._states = [_aligned(state.nbytes) for state in artifact.states]
         self._arena = _aligned(artifact.arena_bytes)
         self._status = ctypes.c_int64(0)

@@ -30,8 +30,11 @@ CPU_BLOCKS = 16
 CPU_DOT_ROWS, CPU_DOT_COLUMNS = 4, 3
 """Tile of dot products with several rows: 12 accumulators, 4 + 3 vectors in flight; 16 registers are there."""
 
-CPU_VECTOR_COLUMNS = 1
-"""Dot products with one row: a single stream through the weights, four accumulators; more streams were slower."""
+CPU_STREAMS = 4
+"""Dot products with one row: places at which a worker reads weights in turn, each from there on to the end."""
+
+CPU_CHAINS = 2
+"""Dot products with one row: accumulators of each, so that one addition need not wait for the other."""
 
 CPU_AXPY_ROWS, CPU_AXPY_VECTORS = 4, 2
 """Tile of axpy: 8 accumulators."""
@@ -89,7 +92,8 @@ def lower_matmul(lowering: Lowering, ops: Sequence[hamkaas.MatmulOp]) -> tuple[i
         if source is not None and product.m == 1:
             lowering.elements.streamed.add(source[0])
     if lowering.target == "cpu":
-        return _cpu_dot(lowering, product) if along_inner else _cpu_axpy(lowering, product)
+        dot = _cpu_dot_row if product.m == 1 else _cpu_dot
+        return dot(lowering, product) if along_inner else _cpu_axpy(lowering, product)
     if product.m > 1 or product.batch > 1:
         return _cuda_tiled(lowering, product, along_inner)
     return _cuda_dot(lowering, product) if along_inner else _cuda_axpy(lowering, product)
@@ -195,10 +199,9 @@ def _cpu_blocks(lowering: Lowering, tiles: int, body: Callable[[SSAValue], None]
 def _cpu_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     b, e = lowering.builder, lowering.elements
     rows = min(CPU_DOT_ROWS, product.m)
-    columns = min(CPU_DOT_COLUMNS if rows > 1 else CPU_VECTOR_COLUMNS, product.k)
-    columns = _even(columns, product.k, _pairs(lowering))
+    columns = _even(min(CPU_DOT_COLUMNS, product.k), product.k, _pairs(lowering))
     row_tiles, column_tiles = -(-product.m // rows), -(-product.k // columns)
-    team = Team(b, 1, lowering.lanes, Index.of(0), unroll=4 if rows == 1 else 1, chains=True)
+    team = Team(b, 1, lowering.lanes, Index.of(0))
     if (norm := _norm(lowering, product)) is not None:
         _normalize(lowering, norm, team)
 
@@ -220,6 +223,47 @@ def _cpu_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
 
     grid = _cpu_blocks(lowering, product.batch * row_tiles * column_tiles, tile)
     return grid, 1
+
+
+def _cpu_dot_row(lowering: Lowering, product: Product) -> tuple[int, int]:
+    """One row: each weight is read once, so that reading is all that counts.
+
+    A tile is one column from each of a few streams, which are far apart: what a processor fetches ahead of a program
+    are lines that follow each other, and columns side by side, read in turn, look like jumps to it. Columns that must
+    be computed side by side (pairs) are therefore summed one after the other.
+    """
+    b, e = lowering.builder, lowering.elements
+    pair = _even(1, product.k, _pairs(lowering))
+    pairs = product.k // pair
+    streams = min(max(CPU_STREAMS // len(product.ops), 1), pairs)
+    tiles = -(-pairs // streams)
+    starts = [min(number * tiles, pairs - tiles) for number in range(streams)]  # the last two may have columns in common
+    team = Team(b, 1, lowering.lanes, Index.of(0), unroll=CPU_CHAINS, chains=True)
+    zero = Index.of(0)
+    if (norm := _norm(lowering, product)) is not None:
+        _normalize(lowering, norm, team)
+
+    def tile(t: SSAValue) -> None:
+        at = b.var(t, product.batch * tiles, "t")
+        batch, first = at // tiles, at % tiles
+        places: list[Position] = []
+        sums: list[list[SSAValue]] = [[] for _ in product.ops]
+        for member in range(pair):
+            columns = [(first + start) * pair + member for start in starts]
+
+            def products(n: Index, columns: Sequence[Index] = columns) -> list[SSAValue]:
+                left = e.at(product.lhs, product.lhs_at(batch, zero, n))
+                return [
+                    b.mul(left, e.at(op.rhs, product.rhs_at(batch, n, j))) for op in product.ops for j in columns
+                ]
+
+            totals = team.reduce(Span(product.n), [Combine.ADD] * (streams * len(product.ops)), products)
+            places += [product.result_at(batch, zero, j) for j in columns]
+            for number, of_op in enumerate(sums):
+                of_op += totals[number * streams : (number + 1) * streams]
+        _finish(lowering, product, places, [x for of_op in sums for x in of_op])
+
+    return _cpu_blocks(lowering, product.batch * tiles, tile), 1
 
 
 def _even(tile: int, size: int, pairs: int) -> int:

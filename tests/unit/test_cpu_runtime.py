@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from hamkaas.artifact import Artifact, BufferRef, Copy, Kernel, Launch, Program, Space, TensorSpec
+from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Kernel, Launch, Program, Space, TensorSpec
 from hamkaas.errors import RuntimeFault
 from hamkaas.runtime import cpu
 from hamkaas.runtime.cpu import CpuRuntime, Schedule, choose_workers, schedule
@@ -250,8 +250,11 @@ def test_states_persist_until_reset(build: Any) -> None:
     np.testing.assert_array_equal(runtime.run(0, [ones])[0], 1)
 
 
-def test_weights_are_used_where_they_lie(build: Any, tmp_path: Path) -> None:
+def test_large_weights_are_used_where_they_lie(
+    build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A weight in a mapped file, read-only and at a multiple of 4 only: later changes of the file show."""
+    monkeypatch.setattr(cpu, "MAX_COPIED_BYTES", 4 * N - 1)
     path = tmp_path / "weights"
     np.arange(N + 7, dtype=np.float32).tofile(path)
     weight = np.memmap(path, np.float32, "r", offset=28, shape=(N,))
@@ -259,6 +262,32 @@ def test_weights_are_used_where_they_lie(build: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(runtime.run(0, [vector()])[0], np.arange(8, N + 8))
     np.memmap(path, np.float32, "r+")[:] = 5
     np.testing.assert_array_equal(runtime.run(0, [vector()])[0], 6)
+
+
+def test_other_weights_are_copied_side_by_side(build: Any, tmp_path: Path) -> None:
+    """The second of two weights in a mapped file: later changes of the file do not show."""
+    path = tmp_path / "weights"
+    np.arange(N + 7, dtype=np.float32).tofile(path)
+    weight = np.memmap(path, np.float32, "r", offset=28, shape=(N,))
+    second = BufferRef(Space.WEIGHT, 1)
+    runtime = build(artifact(program(launch("increment", second, Y)), weights=2), [weight, weight])
+    np.memmap(path, np.float32, "r+")[:] = 5
+    np.testing.assert_array_equal(runtime.run(0, [vector()])[0], np.arange(8, N + 8))
+
+
+def test_settled_weights_keep_their_values() -> None:
+    """Of all sizes and dtypes, some of them not contiguous; they start at cache lines."""
+    weights = [
+        np.arange(12, dtype=np.int8).reshape(4, 3).T,
+        np.arange(300, dtype=np.float32).reshape(3, 100)[:, ::2],
+        np.arange(5).astype(ml_dtypes.bfloat16),
+    ]
+    specs = [TensorSpec(str(number), weight.dtype.name, weight.shape) for number, weight in enumerate(weights)]
+    settled = cpu._settle(specs, iter(weights))
+    for weight, copy in zip(weights, settled, strict=True):
+        assert copy.dtype == weight.dtype
+        np.testing.assert_array_equal(copy, weight)
+        assert copy.ctypes.data % ALIGNMENT == 0
 
 
 @pytest.mark.parametrize("kind", ["strided", "read-only", "bfloat16"])
