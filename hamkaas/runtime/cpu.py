@@ -560,7 +560,7 @@ def _aligned(nbytes: int) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
 
 
 def _settle(specs: Sequence[TensorSpec], weights: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """The weights where kernels read them: side by side in one piece of memory, or where they lie if that is too much."""
+    """The weights as kernels read them: side by side in one piece of memory, or where they lie if that is too much."""
     ends = list(accumulate(-(-spec.nbytes // ALIGNMENT) * ALIGNMENT for spec in specs))
     if not ends or ends[-1] > MAX_COPIED_BYTES:
         return [np.ascontiguousarray(weight) for weight in weights]
@@ -736,8 +736,9 @@ class CpuRuntime:
     ):
         """Compiles the code, or takes it from the cache.
 
-        `weights` may be memory-mapped and read-only: large ones are used where they lie, see `MAX_COPIED_BYTES`. `workers` (or HAMKAAS_WORKERS) is
-        the number of workers of every program; without it, it depends on the cores and on the size of the program.
+        `weights` may be memory-mapped and read-only; if they are large, they are used where they lie (see
+        `MAX_COPIED_BYTES`). `workers` (or HAMKAAS_WORKERS) is the number of workers of every program; without it, it
+        depends on the cores and on the size of the program.
         """
         code = _Code(artifact.source, [kernel.name for kernel in artifact.kernels], progress)
         self._lock = threading.Lock()

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from math import gcd
 
-from xdsl.ir import SSAValue
+from xdsl.dialects.builtin import f16, f32
+from xdsl.ir import Attribute, SSAValue
 
 from hamkaas.dialects import hamkaas
 from hamkaas.dialects.hamkaas import tensor_type
@@ -31,10 +32,10 @@ CPU_DOT_ROWS, CPU_DOT_COLUMNS = 4, 3
 """Tile of dot products with several rows: 12 accumulators, 4 + 3 vectors in flight; 16 registers are there."""
 
 CPU_STREAMS = 4
-"""Dot products with one row: places at which a worker reads weights in turn, each from there on to the end."""
+"""Dot products with one row: runs of memory that a worker goes along side by side."""
 
-CPU_CHAINS = 2
-"""Dot products with one row: accumulators of each, so that one addition need not wait for the other."""
+CPU_STEP = 16
+"""Dot products with one row: numbers of a stream that a worker takes before it turns to the next, a line of f32."""
 
 CPU_AXPY_ROWS, CPU_AXPY_VECTORS = 4, 2
 """Tile of axpy: 8 accumulators."""
@@ -226,22 +227,25 @@ def _cpu_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
 
 
 def _cpu_dot_row(lowering: Lowering, product: Product) -> tuple[int, int]:
-    """One row: each weight is read once, so that reading is all that counts.
+    """One row: each weight is read once, and reading is all that counts.
 
-    A tile is one column from each of a few streams, which are far apart: what a processor fetches ahead of a program
-    are lines that follow each other, and columns side by side, read in turn, look like jumps to it. Columns that must
-    be computed side by side (pairs) are therefore summed one after the other.
+    A tile is a column from each of a few streams, which are far apart in memory, so that a processor sees long runs and
+    fetches ahead in each. Neighbouring columns in turn, which look like jumps to and fro, took twice as long. Pairs of
+    columns that have to be known together are therefore summed one after the other.
     """
     b, e = lowering.builder, lowering.elements
     pair = _even(1, product.k, _pairs(lowering))
     pairs = product.k // pair
     streams = min(max(CPU_STREAMS // len(product.ops), 1), pairs)
     tiles = -(-pairs // streams)
-    starts = [min(number * tiles, pairs - tiles) for number in range(streams)]  # the last two may have columns in common
-    team = Team(b, 1, lowering.lanes, Index.of(0), unroll=CPU_CHAINS, chains=True)
+    starts = [min(number * tiles, pairs - tiles) for number in range(streams)]  # streams may have columns in common
+    # a step is one vector, unless a rest of a row would be left over; and 8 f16 twice convert faster than 16 at once
+    fits = product.n % CPU_STEP == 0 and _rhs_type(lowering, product) != f16
+    lanes = CPU_STEP if fits else lowering.lanes
+    team = Team(b, 1, lanes, Index.of(0), unroll=CPU_STEP // lanes, chains=True)
     zero = Index.of(0)
     if (norm := _norm(lowering, product)) is not None:
-        _normalize(lowering, norm, team)
+        _normalize(lowering, norm, Team(b, 1, lowering.lanes, Index.of(0)))
 
     def tile(t: SSAValue) -> None:
         at = b.var(t, product.batch * tiles, "t")
@@ -253,9 +257,7 @@ def _cpu_dot_row(lowering: Lowering, product: Product) -> tuple[int, int]:
 
             def products(n: Index, columns: Sequence[Index] = columns) -> list[SSAValue]:
                 left = e.at(product.lhs, product.lhs_at(batch, zero, n))
-                return [
-                    b.mul(left, e.at(op.rhs, product.rhs_at(batch, n, j))) for op in product.ops for j in columns
-                ]
+                return [b.mul(left, e.at(op.rhs, product.rhs_at(batch, n, j))) for op in product.ops for j in columns]
 
             totals = team.reduce(Span(product.n), [Combine.ADD] * (streams * len(product.ops)), products)
             places += [product.result_at(batch, zero, j) for j in columns]
@@ -334,10 +336,10 @@ def _columns(lowering: Lowering) -> int:
     return sum(shape_of(op.result)[-1] for op in lowering.group.body.block.ops if isinstance(op, hamkaas.MatmulOp))
 
 
-def _element_bytes(lowering: Lowering, product: Product) -> int:
-    """Bytes of an element of the matrix where it lies in memory."""
+def _rhs_type(lowering: Lowering, product: Product) -> Attribute:
+    """The type of an element of the matrix where it lies in memory."""
     source = lowering.elements.source(product.ops[0].rhs, product.rhs_at(*[Index.of(0)] * 3))
-    return 4 if source is None else element_bytes(tensor_type(source[0]).element_type)
+    return f32 if source is None else tensor_type(source[0]).element_type
 
 
 def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
@@ -353,7 +355,7 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     thread = b.thread_id(shape.block)
     rounds = -(-product.n // (lanes * shape.team))
     member = thread if teams == 1 else b.var(b.index(thread % shape.team), shape.team, "lane")
-    in_flight = VECTORS * 4 // (_element_bytes(lowering, product) * columns * len(product.ops))
+    in_flight = VECTORS * 4 // (element_bytes(_rhs_type(lowering, product)) * columns * len(product.ops))
     team = Team(b, shape.team, lanes, member, unroll=max(1, min(rounds, in_flight)))
     number = b.index(b.block_id(grid) * teams + thread // shape.team)
     zero = Index.of(0)

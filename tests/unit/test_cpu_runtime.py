@@ -250,9 +250,7 @@ def test_states_persist_until_reset(build: Any) -> None:
     np.testing.assert_array_equal(runtime.run(0, [ones])[0], 1)
 
 
-def test_large_weights_are_used_where_they_lie(
-    build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_weights_are_used_where_they_lie(build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A weight in a mapped file, read-only and at a multiple of 4 only: later changes of the file show."""
     monkeypatch.setattr(cpu, "MAX_COPIED_BYTES", 4 * N - 1)
     path = tmp_path / "weights"
