@@ -2,6 +2,7 @@
 
 from math import gcd, prod
 
+import ml_dtypes
 import numpy as np
 
 from hamkaas.models.llama2 import Config, Quantized, Weight
@@ -20,14 +21,15 @@ SHAPES = {
 def random_weights(config: Config, precision: str = "f32", *, shared: bool = False) -> dict[str, Weight]:
     """Random weights whose activations stay finite.
 
-    `precision` is that of the matrices: f32, f16 or i8 (Q8_0, groups of 32). With `shared` all arrays are one piece of
-    host memory, which spares it where weights are uploaded; on the CPU it would stay in the caches, and measure them.
+    `precision` is that of the matrices: f32, f16, bf16 or i8 (Q8_0, groups of 32). With `shared` all arrays are one
+    piece of host memory, which spares it where weights are uploaded; on the CPU it would stay in the caches, and that
+    is what would be measured.
     """
     shapes = dict(config.weight_shapes())
     largest = max(prod(shape) for shape in shapes.values())
     block = np.random.default_rng(0).standard_normal(min(largest, 1 << 24), np.float32) * np.float32(0.02)
-    converted = {"f32": block, "f16": block.astype(np.float16), "i8": np.int8(block * 1000)}[precision]
-    numbers = np.resize(converted, largest)
+    dtype = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16, "i8": np.int8}[precision]
+    numbers = np.resize((block * 1000 if precision == "i8" else block).astype(dtype), largest)
 
     def weight(shape: tuple[int, ...]) -> Weight:
         if len(shape) == 1:

@@ -1,26 +1,30 @@
 """Compile graphs and run them: `compile` and `Model`."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
-from hamkaas import knobs
-from hamkaas.artifact import Artifact, InputCheck, Program, SpanCheck, TensorSpec
-from hamkaas.codegen.cuda import print_cuda, shared_bytes
-from hamkaas.codegen.llvm import print_llvm
-from hamkaas.codegen.plan import build_artifact, print_plan
-from hamkaas.dialects import kernel
+from hamkaas import tune
+from hamkaas.artifact import Artifact, CudnnGraph, InputCheck, Program, SpanCheck, TensorSpec
+from hamkaas.codegen.plan import print_plan
+from hamkaas.compiler import compile_artifact, without_garbage_collection
 from hamkaas.errors import CompileError, HamkaasError, InputError, TargetError
 from hamkaas.frontend import BuiltModule, Tensor, build_module
+from hamkaas.passes.hamkaas_convert_activations import Activations, HamkaasConvertActivationsPass
 from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass, Precision
-from hamkaas.pipeline import run_pipeline, write_dump
+from hamkaas.pipeline import CudnnOptions, run_pipeline
+from hamkaas.remarks import remark
 from hamkaas.universe import context
 from hamkaas.weights import bind_weights
 
 Target: TypeAlias = Literal["cpu", "cuda"]
 Graphs: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor | Sequence[Tensor]]
+Cudnn: TypeAlias = Literal["auto"] | bool
+"""Whether graphs go to cuDNN."""
+
 Progress: TypeAlias = Callable[[str], None]
 """Told what is being done when it takes long."""
 
@@ -49,6 +53,8 @@ def compile(
     target: Target | None = None,
     *,
     weights: Precision = "f32",
+    activations: Activations = "f32",
+    cudnn: Cudnn = "auto",
     progress: Progress | None = None,
 ) -> "Model":
     """Compiles one or several graphs into a model.
@@ -58,48 +64,83 @@ def compile(
     `target` is "cpu" or "cuda"; None takes cuda if a driver answers, else cpu. `progress` is told of slow steps.
     `weights` is the precision of float32 matrices in products: "f32" as they are, "f16", "bf16", or "i8" with a scale
     for each 32 neighbours; sums are float32 with all of them.
+    `activations` is what the left side of a product with several rows may be rounded to: "f16" or "bf16", where it
+    meets weights of that type; "tf32" (10 bits of mantissa), if cuDNN computes the product; "f32": nothing is rounded.
+    `cudnn`: "auto" gives those parts of a graph to cuDNN that it computes faster than our own kernels, as measured on
+    the device; True all that are known to gain; False none. With "auto", a machine without cuDNN does without.
 
     Raises `GraphError` where the graphs do not fit together, `TargetError` where the target is not to be had here, and
     `CompileError` where the compiler fails.
     """
     named = graphs if isinstance(graphs, Mapping) else {MAIN: graphs}
     target = _choose_target(target)
-    built = build_module(named)
-    if weights not in get_args(Precision):
-        raise CompileError(f"expected weights of {', '.join(get_args(Precision))}, got {weights!r}")
-    HamkaasConvertWeightsPass(weights).apply(context(), built.module)
-    artifact = compile_artifact(built, target)
+    with without_garbage_collection():
+        built, artifact, options = _generate(named, target, weights, activations, cudnn, progress)
     runtime = _load(artifact, bind_weights(artifact.weights, built.weights), progress)
-    return Model(built, artifact, runtime, [isinstance(g, Tensor) for g in named.values()])
+    return Model(built, artifact, runtime, [isinstance(g, Tensor) for g in named.values()], options)
 
 
-def compile_artifact(built: BuiltModule, target: Target, arch: str | None = None) -> Artifact:
-    """Generates the code of a graph; needs no device. `arch` is a CUDA architecture such as "sm_90".
+def _generate(
+    named: Mapping[str, Tensor | Sequence[Tensor]],
+    target: Target,
+    weights: Precision,
+    activations: Activations,
+    cudnn: Cudnn,
+    progress: Progress | None,
+) -> tuple[BuiltModule, Artifact, CudnnOptions | None]:
+    """The module of the graphs, its code, and what of it went to cuDNN."""
+    built = build_module(named)
+    _check_choice("weights", weights, get_args(Precision))
+    _check_choice("activations", activations, get_args(Activations))
+    _check_choice("cudnn", cudnn, ("auto", True, False))
+    HamkaasConvertWeightsPass(weights).apply(context(), built.module)
+    HamkaasConvertActivationsPass(activations).apply(context(), built.module)
+    if target == "cpu":
+        if cudnn is True:
+            raise TargetError("cudnn=True is for target 'cuda', got target 'cpu'")
+        return built, compile_artifact(built, target), None
+    from hamkaas.runtime.cuda import default_arch  # see _load
 
-    `HAMKAAS_DUMP` names a folder that gets the IR of each stage, the code and the plan.
-    """
-    module = built.module.clone()
-    run_pipeline(context(), module, target)
-    artifact = _generate_cpu(module) if target == "cpu" else _generate_cuda(module, arch)
-    if knobs.DUMP.get() is not None:
-        write_dump("04-code.ll" if target == "cpu" else "04-code.cu", artifact.source)
-        write_dump("05-plan.txt", print_plan(module))
-    return artifact
+    arch = default_arch()
+    choice = _ask_cudnn(built.module, cudnn, activations == "tf32", arch, progress) if cudnn else None
+    if choice is None:
+        return built, compile_artifact(built, target, arch), None
+    return built, compile_artifact(built, target, arch, choice.options, choice.plans), choice.options
 
 
-def _generate_cpu(module: ModuleOp) -> Artifact:
-    return build_artifact(module, "cpu", "", print_llvm(module), {})
+def _check_choice(what: str, value: object, known: Sequence[object]) -> None:
+    if value not in known:
+        raise CompileError(f"expected {what} to be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}, got {value!r}")
 
 
-def _generate_cuda(module: ModuleOp, arch: str | None) -> Artifact:
-    if arch is None:
-        # Only code that runs on a device may import the runtime of one, so that the rest works without
-        from hamkaas.runtime.cuda import default_arch
+def _ask_cudnn(module: ModuleOp, cudnn: Cudnn, tf32: bool, arch: str, progress: Progress | None) -> tune.Choice | None:
+    """What of a module goes to cuDNN on the first GPU; None where cuDNN is absent and was not demanded."""
+    from hamkaas.runtime.cudnn_planner import Planner  # see _load
 
-        arch = default_arch()
-    functions = [op for op in module.body.block.ops if isinstance(op, kernel.FuncOp)]
-    sizes = {op.sym_name.data: shared_bytes(op) for op in functions}
-    return build_artifact(module, "cuda", arch, print_cuda(module), sizes)
+    with ExitStack() as stack:
+        planner: Planner | None = None
+
+        def ask() -> Planner:
+            """Started at the first graph: most modules have none."""
+            nonlocal planner
+            if planner is None:
+                planner = Planner(progress)
+                stack.callback(planner.close)
+            return planner
+
+        def decide(graph: CudnnGraph) -> tune.Decision:
+            return ask().decide(graph)
+
+        def own(graph: CudnnGraph) -> float:
+            return tune.own_microseconds(graph, arch, ask().store.device)
+
+        try:
+            return tune.choose(module, CudnnOptions(tf32=tf32), decide, own if cudnn == "auto" else None)
+        except TargetError as error:
+            if cudnn is True:
+                raise
+            remark("cudnn", "all graphs", f"go to our own kernels: {error}")
+            return None
 
 
 def _choose_target(target: str | None) -> Target:
@@ -141,8 +182,16 @@ class Model:
     A model holds threads or device memory until `close()`; as a context manager it closes itself.
     """
 
-    def __init__(self, built: BuiltModule, artifact: Artifact, runtime: Runtime, single: Sequence[bool]):
+    def __init__(
+        self,
+        built: BuiltModule,
+        artifact: Artifact,
+        runtime: Runtime,
+        single: Sequence[bool],
+        cudnn: CudnnOptions | None,
+    ):
         self._built = built
+        self._cudnn = cudnn
         self._runtime: Runtime | None = runtime
         self.artifact = artifact
         """What was compiled, as plain data."""
@@ -199,7 +248,7 @@ class Model:
 
     def _module(self, stage: str | None) -> Any:
         module = self._built.module.clone()
-        run_pipeline(context(), module, "cuda" if self.target == "cuda" else "cpu", until=stage)
+        run_pipeline(context(), module, "cuda" if self.target == "cuda" else "cpu", until=stage, cudnn=self._cudnn)
         return module
 
     @property

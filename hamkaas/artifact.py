@@ -13,7 +13,7 @@ tested on a machine without a GPU. The picture to keep in mind:
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from math import prod
 
@@ -104,6 +104,20 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Execute:
+    """Run a cuDNN plan (CUDA only)."""
+
+    plan: int
+    """Its place in `Artifact.plans`."""
+    args: tuple[BufferRef, ...]
+    """Inputs, then outputs."""
+    workspace: BufferRef | None = None
+    barrier: bool = True
+    label: str = ""
+    """The operations inside, for people."""
+
+
+@dataclass(frozen=True)
 class Copy:
     """Copy `nbytes` bytes; the two ranges never overlap."""
 
@@ -141,10 +155,17 @@ class Program:
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    steps: tuple[Launch | Copy, ...]
+    steps: tuple[Launch | Execute | Copy, ...]
     checks: tuple[InputCheck | SpanCheck, ...] = ()
     faults: tuple[str, ...] = ()
     """Text of fault code k at index k - 1."""
+
+    @property
+    def native_steps(self) -> tuple[Launch | Copy, ...]:
+        """The steps, for a target that has no cuDNN."""
+        steps = tuple(step for step in self.steps if not isinstance(step, Execute))
+        assert len(steps) == len(self.steps), "only the CUDA target executes cuDNN graphs"
+        return steps
 
 
 @dataclass(frozen=True)
@@ -161,6 +182,8 @@ class Artifact:
     states: tuple[TensorSpec, ...]
     arena_bytes: int
     programs: tuple[Program, ...]
+    plans: tuple["CudnnPlan", ...] = ()
+    """One for each distinct cuDNN graph."""
 
 
 @dataclass(frozen=True)
@@ -173,10 +196,28 @@ class CudnnTensor:
     dtype: str
     """'float32', 'float16', 'bfloat16' or 'int32'."""
 
+    @property
+    def span(self) -> int:
+        """Elements of memory from the first to the last."""
+        return 1 + sum((n - 1) * step for n, step in zip(self.dims, self.strides, strict=True))
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        """The numpy dtype of the elements."""
+        return np.dtype(np.int32) if self.dtype == "int32" else NUMPY_DTYPES[self.dtype]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory from the first element to the last."""
+        return self.span * self.numpy_dtype.itemsize
+
 
 @dataclass(frozen=True)
 class CudnnNode:
-    """One operation of a cuDNN graph: 'matmul', 'add', 'mul', 'relu', 'silu', 'rmsnorm', 'sum_of_squares', 'sdpa'."""
+    """One operation of a cuDNN graph.
+
+    Its kind is 'matmul', 'add', 'mul', 'relu', 'silu', 'cast', 'rmsnorm', 'sum_of_squares' or 'sdpa'.
+    """
 
     kind: str
     inputs: tuple[int, ...]
@@ -213,6 +254,31 @@ class CudnnGraph:
         return cls(tensors=tuple(tensors), nodes=tuple(nodes), inputs=inputs, outputs=outputs, **data)
 
     @property
+    def argument_bytes(self) -> tuple[int, ...]:
+        """Memory of each input, then of each output, from its first element to its last."""
+        return tuple(self.tensors[number].nbytes for number in (*self.inputs, *self.outputs))
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the text, in hex."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def label(self) -> str:
+        """What it computes, for people: 'matmul silu mul 512x11008 from 4096, bfloat16'."""
+        _, rows, columns = self.tensors[self.outputs[0]].dims
+        inner = [f" from {self.tensors[node.inputs[0]].dims[2]}" for node in self.nodes if node.kind == "matmul"][:1]
+        return f"{' '.join(node.kind for node in self.nodes)} {rows}x{columns}{''.join(inner)}, {self.io}"
+
+
+@dataclass(frozen=True)
+class CudnnPlan:
+    """One way in which cuDNN can run a graph."""
+
+    graph: CudnnGraph
+    name: str
+    """Engine and knobs, as cuDNN writes them: 'eng7_k24=21'."""
+    workspace: int
+    """Bytes of scratch memory."""
+    data: bytes = field(repr=False)
+    """The serialized plan, its kernel included."""

@@ -54,8 +54,11 @@ WORKERS = Knob(
 DUMP: Knob[Path | None] = Knob(
     "HAMKAAS_DUMP", None, Path, "a folder into which every stage's IR and the generated code are written"
 )
+CUDNN_PLANS = Knob(
+    "HAMKAAS_CUDNN_PLANS", 0, _count, "how many plans of a cuDNN graph are built and timed at most, 0 for all"
+)
 
-ALL_KNOBS = (CACHE_DIR, CACHE, WORKERS, DUMP)
+ALL_KNOBS = (CACHE_DIR, CACHE, WORKERS, DUMP, CUDNN_PLANS)
 
 
 def cache_dir() -> Path | None:

@@ -1,7 +1,8 @@
 """START HERE: the way of a graph through the compiler, as a table.
 
     graph         whole tensors; weights and states are symbols
-    partitioned   every operation in a group that becomes one kernel; equal groups only once
+    partitioned   what cuDNN takes in graphs of its own, every other operation in a group that becomes one kernel;
+                  equal graphs and groups only once
     kernels       what one thread block or CPU worker does, with loops, vectors and memory
     program       a straight line of launches over one arena
 
@@ -25,7 +26,12 @@ from xdsl.transforms.common_subexpression_elimination import CommonSubexpression
 from xdsl.utils.exceptions import DiagnosticException
 
 from hamkaas import knobs
+from hamkaas.dialects.cudnn import CUDNN, ExecuteOp
 from hamkaas.errors import CompileError, HamkaasError
+from hamkaas.partition.policy import PolicyName
+from hamkaas.passes.cudnn_assign_plans import CudnnAssignPlansPass
+from hamkaas.passes.cudnn_dedup import CudnnDedupPass
+from hamkaas.passes.cudnn_outline import CudnnOutlinePass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
 from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
@@ -49,12 +55,29 @@ class Stage:
     """Dialects, and single operations by their full name, that may be left."""
 
 
+@dataclass(frozen=True)
+class CudnnOptions:
+    """What goes to cuDNN; see the passes for the meaning of each."""
+
+    policy: PolicyName = "profitable"
+    tf32: bool = False
+    refused: tuple[str, ...] = ()
+    plans: tuple[str, ...] = ()
+
+    @property
+    def passes(self) -> tuple[ModulePass, ...]:
+        """The passes that outline it."""
+        outline = CudnnOutlinePass(self.policy, tf32=self.tf32, refused=self.refused)
+        return (outline, CudnnDedupPass(), CudnnAssignPlansPass(self.plans), CommonSubexpressionElimination())
+
+
 KERNEL_BODIES = ("kernel", "scf", "arith", "math", "vector")
 SYMBOLS = ("hamkaas.weight", "hamkaas.state")
+CUDNN_GRAPHS = tuple(op.name for op in CUDNN.operations if op is not ExecuteOp)
 
 
-def stages(target: Target) -> tuple[Stage, ...]:
-    """The stages for a target, in order."""
+def stages(target: Target, cudnn: CudnnOptions | None = None) -> tuple[Stage, ...]:
+    """The stages for a target, in order; without options for cuDNN, nothing goes there."""
     overlap = (ProgramOverlapLaunchesPass(), CommonSubexpressionElimination()) if target == "cuda" else ()
     return (
         Stage(
@@ -65,21 +88,26 @@ def stages(target: Target) -> tuple[Stage, ...]:
         ),
         Stage(
             "partitioned",
-            "groups of operations that become one kernel each, equal ones only once",
-            (HamkaasOutlineGroupsPass(copy_norms=target == "cuda"), HamkaasMergeGroupsPass(), HamkaasDedupGroupsPass()),
-            ("builtin", "func", "hamkaas"),
+            "what cuDNN takes, and groups of operations that become one kernel each, equal ones only once",
+            (
+                *(cudnn.passes if cudnn is not None else ()),
+                HamkaasOutlineGroupsPass(copy_norms=target == "cuda"),
+                HamkaasMergeGroupsPass(),
+                HamkaasDedupGroupsPass(),
+            ),
+            ("builtin", "func", "hamkaas", "cudnn"),
         ),
         Stage(
             "kernels",
             f"what one block does on {target}",
             (HamkaasToKernelPass(target), CanonicalizePass(), CommonSubexpressionElimination()),
-            ("builtin", "func", *SYMBOLS, "hamkaas.get", "hamkaas.set", "hamkaas.execute", *KERNEL_BODIES),
+            ("builtin", "func", *SYMBOLS, "hamkaas.get", "hamkaas.set", "hamkaas.execute", "cudnn", *KERNEL_BODIES),
         ),
         Stage(
             "program",
             "launches in order, over planned memory",
             (ProgramSchedulePass(), ProgramPlanMemoryPass(), ProgramInsertBarriersPass(), *overlap),
-            ("builtin", *SYMBOLS, "program", *KERNEL_BODIES),
+            ("builtin", *SYMBOLS, "program", *CUDNN_GRAPHS, *KERNEL_BODIES),
         ),
     )
 
@@ -93,6 +121,7 @@ def run_pipeline(
     target: Target,
     until: str | None = None,
     after_pass: Callable[[ModulePass, ModuleOp], None] | None = None,
+    cudnn: CudnnOptions | None = None,
 ) -> None:
     """Lowers a module to the last stage, or to the one named `until`, in place.
 
@@ -102,10 +131,19 @@ def run_pipeline(
     """
     if until is not None and until not in STAGE_NAMES:
         raise CompileError(unknown("stage", until, STAGE_NAMES))
-    table = stages(target)
+    table = stages(target, cudnn)
+    start, done = module.clone(), list[ModulePass]()
+
+    def before() -> ModuleOp:
+        """What the pass at work was given: a copy for each pass would take half of the time of a compile."""
+        for one in done:
+            one.apply(ctx, start)
+        return start
+
     for number, stage in enumerate(table):
         for one in stage.passes:
-            run_pass(ctx, module, one)
+            run_pass(ctx, module, one, before)
+            done.append(one)
             if after_pass is not None:
                 after_pass(one, module)
         check_legal(table[number:], module)
@@ -141,12 +179,19 @@ def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
     return f"unknown {what} '{name}'{hint} (expected one of {', '.join(known)})"
 
 
-def run_pass(ctx: Context, module: ModuleOp, one: ModulePass, verify: Callable[[ModuleOp], None] | None = None) -> None:
+def run_pass(
+    ctx: Context,
+    module: ModuleOp,
+    one: ModulePass,
+    before: Callable[[], ModuleOp] | None = None,
+    verify: Callable[[ModuleOp], None] | None = None,
+) -> None:
     """Runs one pass, and `verify` on what it leaves.
 
-    If either fails, raises `CompileError` with a command that replays the pass on a file of the IR before it.
+    If either fails, raises `CompileError` with a command that replays the pass on a file of the IR before it, which
+    `before` gives; without it, a copy is made beforehand.
     """
-    before = module.clone() if _is_ours(one) else None
+    copy = module.clone() if before is None and _is_ours(one) else module
     try:
         one.apply(ctx, module)
         if verify is not None:
@@ -154,7 +199,7 @@ def run_pass(ctx: Context, module: ModuleOp, one: ModulePass, verify: Callable[[
     except HamkaasError:
         raise
     except Exception as error:
-        replay = shlex.quote(str(write_replay(before or module, one)))
+        replay = shlex.quote(str(write_replay(before() if before is not None else copy, one)))
         spec = shlex.quote(str(one.pipeline_pass_spec()))
         message = f"pass '{one.name}' failed: {_reason(error)}\nreplay: hamkaas-opt {replay} -p {spec}"
         raise CompileError(message) from error

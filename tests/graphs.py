@@ -33,9 +33,9 @@ class Case:
         built = build_module({"main": self.outputs})
         return run_function(built.module, self.inputs, built.weights, {} if states is None else states)
 
-    def check(self, target: Any) -> None:
+    def check(self, target: Any, **options: Any) -> None:
         """Compiles the graph for a target and compares all outputs with the interpreter's."""
-        with hk.compile(self.outputs, target=target) as model:
+        with hk.compile(self.outputs, target=target, **options) as model:
             used = next(iter(model.graphs.values())).inputs
             results = model.evaluate({spec.name: self.inputs[spec.name] for spec in used})
         for result, expected in zip(results, self.expected(), strict=True):
@@ -218,6 +218,8 @@ def _attention(heads: int, kv: int, d: int, positions: int) -> Case:
         for length in sorted({0, 1, positions // 2, positions})
     ]
     outputs.append(m.real(3, heads, d).attention(keys, values, m.index(1, positions, positions // 2), scale=0.3))
+    for length in sorted({0, min(2, positions), positions}):  # causal: the first of three sees nothing of two rows
+        outputs.append(m.real(3, heads, d).attention(keys, values, m.index(length)))
     return m.case(*outputs)
 
 

@@ -15,7 +15,9 @@ from typing import cast
 from xdsl.dialects import arith, scf, vector
 from xdsl.dialects import math as math_dialect
 from xdsl.dialects.builtin import (
+    BFloat16Type,
     DenseIntOrFPElementsAttr,
+    Float16Type,
     Float32Type,
     FloatAttr,
     IndexType,
@@ -452,13 +454,25 @@ class _KernelPrinter:
         base, index = self.get(op.memref), self.get(op.index)
         values = self.lanes(op.value, width)
         size = width * _BYTES[str(element)]
-        if width > 1 and isinstance(element, Float32Type) and op.align is not None and op.align.value.data >= size:
-            word = f"float{width}"
-            self.line(f"*reinterpret_cast<{word}*>(&{base}[{index}]) = make_{word}({', '.join(values)});")
+        aligned = width > 1 and op.align is not None and op.align.value.data >= size
+        if aligned and isinstance(element, Float32Type):
+            self._store_words(f"float{width}", base, index, values)
+            return
+        if aligned and isinstance(element, Float16Type | BFloat16Type) and width in (2, 4, 8):
+            pairs = [
+                f"{low} | static_cast<unsigned>({high}) << 16"
+                for low, high in zip(values[::2], values[1::2], strict=True)
+            ]
+            self._store_words("unsigned" if width == 2 else f"uint{width // 2}", base, index, pairs)
             return
         for lane, value in enumerate(values):
             offset = f"{index} + {lane}" if lane else index
             self.line(f"{base}[{offset}] = {value};")
+
+    def _store_words(self, word: str, base: str, index: str, values: Sequence[str]) -> None:
+        """One access of a vector type."""
+        made = values[0] if len(values) == 1 else f"make_{word}({', '.join(values)})"
+        self.line(f"*reinterpret_cast<{word}*>(&{base}[{index}]) = {made};")
 
 
 _RESERVED = frozenset(

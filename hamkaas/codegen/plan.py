@@ -1,6 +1,7 @@
 """Program IR to the launch plan of an artifact, and to text for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute, Operation, SSAValue
@@ -9,6 +10,9 @@ from hamkaas.artifact import (
     Artifact,
     BufferRef,
     Copy,
+    CudnnGraph,
+    CudnnPlan,
+    Execute,
     InputCheck,
     Kernel,
     Launch,
@@ -17,7 +21,8 @@ from hamkaas.artifact import (
     SpanCheck,
     TensorSpec,
 )
-from hamkaas.dialects import hamkaas, kernel, program
+from hamkaas.codegen.cudnn import build_graph
+from hamkaas.dialects import cudnn, hamkaas, kernel, program
 
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i8": "int8", "i64": "int64"}
 """IR element types by the names that arrays have."""
@@ -29,13 +34,24 @@ def spec_of(name: str, type: Attribute) -> TensorSpec:
     return TensorSpec(name, DTYPES[str(type.element_type)], tuple(type.get_shape()))
 
 
-def build_artifact(module: ModuleOp, target: str, arch: str, source: str, shared_bytes: Mapping[str, int]) -> Artifact:
-    """The artifact of a module at the last stage; `source` is its kernels as printed for the target."""
+def build_artifact(
+    module: ModuleOp,
+    target: str,
+    arch: str,
+    source: str,
+    shared_bytes: Mapping[str, int],
+    plans: Sequence[CudnnPlan] = (),
+) -> Artifact:
+    """The artifact of a module at the last stage; `source` is its kernels as printed for the target.
+
+    `plans` has one for each of its cuDNN graphs, in any order; without, the artifact is for reading.
+    """
     ops = list(module.body.block.ops)
     weights = tuple(spec_of(op.sym_name.data, op.type) for op in ops if isinstance(op, hamkaas.WeightOp))
     states = tuple(spec_of(op.sym_name.data, op.type) for op in ops if isinstance(op, hamkaas.StateOp))
     kernels = {op.sym_name.data: op for op in ops if isinstance(op, kernel.FuncOp)}
-    planner = _Planner(kernels, weights, states)
+    graphs = {op.sym_name.data: build_graph(op) for op in ops if isinstance(op, cudnn.GraphOp)}
+    planner = _Planner(kernels, graphs, weights, states)
     programs = tuple(planner.plan(op) for op in ops if isinstance(op, program.FuncOp))
     return Artifact(
         target=target,
@@ -49,14 +65,20 @@ def build_artifact(module: ModuleOp, target: str, arch: str, source: str, shared
         states=states,
         arena_bytes=planner.arena_bytes,
         programs=programs,
+        plans=tuple(plan for graph in graphs.values() for plan in plans if plan.graph == graph),
     )
 
 
 class _Planner:
     def __init__(
-        self, kernels: dict[str, kernel.FuncOp], weights: tuple[TensorSpec, ...], states: tuple[TensorSpec, ...]
+        self,
+        kernels: dict[str, kernel.FuncOp],
+        graphs: dict[str, CudnnGraph],
+        weights: tuple[TensorSpec, ...],
+        states: tuple[TensorSpec, ...],
     ):
         self.kernels = kernels
+        self.graphs = graphs
         self.places = {
             **{spec.name: BufferRef(Space.WEIGHT, number) for number, spec in enumerate(weights)},
             **{spec.name: BufferRef(Space.STATE, number) for number, spec in enumerate(states)},
@@ -68,7 +90,7 @@ class _Planner:
         inputs: list[TensorSpec] = []
         outputs: dict[int, TensorSpec] = {}
         refs: dict[SSAValue, BufferRef] = {}
-        steps: list[Launch | Copy] = []
+        steps: list[Launch | Execute | Copy] = []
         checks: list[InputCheck | SpanCheck] = []
         barrier = False
         for op in function.body.block.ops:
@@ -97,7 +119,7 @@ class _Planner:
                     checks.append(SpanCheck(refs[op.begin].index, refs[op.end].index, op.length.value.data, what))
                 case program.BarrierOp():
                     barrier = True
-                case program.LaunchOp() | program.CopyOp():
+                case program.LaunchOp() | program.ExecuteOp() | program.CopyOp():
                     after_launch = bool(steps) and isinstance(steps[-1], Launch)
                     steps.append(self._step(op, refs, barrier, after_launch))
                     barrier = False
@@ -106,9 +128,13 @@ class _Planner:
         ordered = tuple(outputs[position] for position in range(len(outputs)))
         return Program(function.sym_name.data, tuple(inputs), ordered, tuple(steps), tuple(checks), kernel.FAULTS)
 
-    def _step(self, op: Operation, refs: dict[SSAValue, BufferRef], barrier: bool, after_launch: bool) -> Launch | Copy:
+    def _step(
+        self, op: Operation, refs: dict[SSAValue, BufferRef], barrier: bool, after_launch: bool
+    ) -> Launch | Execute | Copy:
         if isinstance(op, program.CopyOp):
             return Copy(refs[op.source], refs[op.target], spec_of("", op.source.type).nbytes, barrier)
+        if isinstance(op, program.ExecuteOp):
+            return self._execute(op, refs, barrier)
         assert isinstance(op, program.LaunchOp)
         callee = self.kernels[op.callee.root_reference.data]
         return Launch(
@@ -122,6 +148,16 @@ class _Planner:
             label=callee.label.data,
         )
 
+    def _execute(self, op: program.ExecuteOp, refs: dict[SSAValue, BufferRef], barrier: bool) -> Execute:
+        name = op.callee.root_reference.data
+        graph = self.graphs[name]
+        args = [refs[arg] for arg in op.args]
+        workspace = args.pop() if len(args) > len(graph.inputs) + len(graph.outputs) else None
+        for number, offset in enumerate(op.offsets):
+            item = spec_of("", op.args[number].type).numpy_dtype.itemsize
+            args[number] = replace(args[number], offset=args[number].offset + offset * item)
+        return Execute(list(self.graphs).index(name), tuple(args), workspace, barrier, graph.label)
+
 
 def print_plan(module: ModuleOp) -> str:
     """The launch plan of a module at the last stage, as a table for people."""
@@ -134,7 +170,9 @@ def print_plan(module: ModuleOp) -> str:
     for plan in artifact.programs:
         launches = [step for step in plan.steps if isinstance(step, Launch)]
         kernels = len({step.kernel for step in launches})
-        lines += ["", f"program {plan.name}: {len(launches)} launches of {kernels} kernels"]
+        executions = [step.plan for step in plan.steps if isinstance(step, Execute)]
+        of_graphs = f", {len(executions)} executions of {len(set(executions))} cuDNN graphs" if executions else ""
+        lines += ["", f"program {plan.name}: {len(launches)} launches of {kernels} kernels{of_graphs}"]
         for kind, specs in (("input", plan.inputs), ("output", plan.outputs)):
             lines += [f"  {kind} {spec.name}: {spec.dtype} {list(spec.shape)}" for spec in specs]
         lines += [f"  check {_check_text(check, plan)}" for check in plan.checks]
@@ -148,12 +186,14 @@ def _check_text(check: InputCheck | SpanCheck, plan: Program) -> str:
     return f"{plan.inputs[check.end].name} - {plan.inputs[check.begin].name} = {check.length}: {check.what}"
 
 
-def _step_text(step: Launch | Copy, artifact: Artifact, plan: Program) -> str:
+def _step_text(step: Launch | Execute | Copy, artifact: Artifact, plan: Program) -> str:
     mark = "|" if step.barrier else " "
     if isinstance(step, Copy):
         source, target = _place_text(step.source, artifact, plan), _place_text(step.target, artifact, plan)
         return f"  {mark} copy {source} -> {target} ({step.nbytes:,} bytes)"
     args = ", ".join(_place_text(arg, artifact, plan) for arg in step.args)
+    if isinstance(step, Execute):
+        return f"  {mark} c{step.plan:<4} {'cuDNN':>6} {'':<6} {step.label:<40} ({args})"
     return f"  {mark} {step.kernel:<5} {step.grid:>6} x {step.block:<4} {step.label:<40} ({args})"
 
 

@@ -11,6 +11,7 @@ from math import prod
 from typing import ClassVar
 
 from xdsl.dialects.builtin import (
+    I64,
     BFloat16Type,
     DenseArrayBase,
     FixedBitwidthType,
@@ -19,6 +20,7 @@ from xdsl.dialects.builtin import (
     Float32Type,
     FloatTF32Type,
     FunctionType,
+    IntegerAttr,
     StringAttr,
     SymbolNameConstraint,
     SymbolRefAttr,
@@ -77,6 +79,8 @@ class GraphOp(IRDLOperation):
     `io` is the type of arguments and outputs, `intermediate` that of values between operations, `compute` that of sums;
     products of f32 are computed as tf32, and a graph must say so. What the engines demand:
 
+    `plan` and `workspace`, the bytes of scratch memory that it takes, are known once a device was asked.
+
     1. a product is not computed from another one, and only one product has anything computed in front of it;
     2. what is computed in front of a product is read by nothing else and is no output;
     3. a norm or an attention shares a graph with no product and no other of its kind.
@@ -100,6 +104,8 @@ class GraphOp(IRDLOperation):
     io = prop_def(Float32Type | Float16Type | BFloat16Type)
     intermediate = prop_def(Float32Type | Float16Type | BFloat16Type)
     compute = prop_def(Float32Type | FloatTF32Type)
+    plan = opt_prop_def(StringAttr)
+    workspace = opt_prop_def(IntegerAttr[I64])
     body = region_def("single_block")
     traits = traits_def(SymbolOpInterface(), IsolatedFromAbove())
     _RESERVED: ClassVar = ("sym_name", "function_type")
@@ -129,9 +135,9 @@ class GraphOp(IRDLOperation):
         return cls.create(properties=properties, regions=[region])
 
     def print(self, printer: Printer) -> None:
-        types: dict[str, Attribute] = {"io": self.io, "intermediate": self.intermediate, "compute": self.compute}
+        shown = {name: value for name, value in self.properties.items() if name not in self._RESERVED}
         print_func_op_like(
-            printer, self.sym_name, self.function_type, self.body, types, reserved_attr_names=self._RESERVED
+            printer, self.sym_name, self.function_type, self.body, shown, reserved_attr_names=self._RESERVED
         )
 
     @property

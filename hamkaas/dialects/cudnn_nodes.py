@@ -21,6 +21,7 @@ from xdsl.irdl import (
     irdl_attr_definition,
     irdl_op_definition,
     operand_def,
+    opt_operand_def,
     prop_def,
     result_def,
     traits_def,
@@ -40,6 +41,7 @@ class Pointwise(StrEnum):
     MUL = auto()
     RELU = auto()
     SILU = auto()
+    CAST = auto()
 
 
 BINARY = (Pointwise.ADD, Pointwise.MUL)
@@ -118,7 +120,9 @@ class MatmulOp(NodeOp):
 
 @irdl_op_definition
 class PointwiseOp(NodeOp):
-    """`add`, `mul`, `relu` (max(0, x)) or `silu` (x / (1 + exp(-x))) of each element; axes of size 1 broadcast.
+    """`add`, `mul`, `relu` (max(0, x)), `silu` (x / (1 + exp(-x))) or `cast` (x) of each element.
+
+    Axes of size 1 broadcast. Every result is rounded to the element type of its own type.
 
     ```mlir
     cudnn.graph @g0(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>,
@@ -225,7 +229,8 @@ class SdpaOp(NodeOp):
     """Attention of the queries `[heads, m, d]` over the first `length` of `[kv_heads, positions, d]`.
 
     Axes are [head, position, element] (arXiv:1706.03762). Query head h reads the keys and values of head
-    h / (heads / kv_heads). The length is one number, on the device.
+    h / (heads / kv_heads). The length is one number, on the device. Several queries are causal: the last one sees
+    `length` positions, each one before it a position less; `rows`, on the device too, is their number m.
 
     ```mlir
     cudnn.graph @g0(%q: !cudnn.tensor<[8, 1, 64], strides [64, 64, 1], bf16>,
@@ -249,18 +254,29 @@ class SdpaOp(NodeOp):
     keys = operand_def(GraphTensorType)
     values = operand_def(GraphTensorType)
     length = operand_def(GraphTensorType)
+    rows = opt_operand_def(GraphTensorType)
     scale = prop_def(FloatAttr[Float64Type])
     assembly_format = (
-        "$query `,` $keys `,` $values `length` $length `scale` $scale attr-dict `:` functional-type(operands, results)"
+        "$query `,` $keys `,` $values `length` $length (`rows` $rows^)? `scale` $scale attr-dict "
+        "`:` functional-type(operands, results)"
     )
 
-    def __init__(self, operands: Sequence[SSAValue], scale: float, result_type: GraphTensorType):
-        properties = {"scale": FloatAttr(scale, f64)}
-        super().__init__(operands=operands, result_types=[result_type], properties=properties)
+    def __init__(
+        self,
+        query: SSAValue,
+        keys: SSAValue,
+        values: SSAValue,
+        length: SSAValue,
+        rows: SSAValue | None,
+        scale: float,
+        result_type: GraphTensorType,
+    ):
+        operands = [query, keys, values, length, rows]
+        super().__init__(operands=operands, result_types=[result_type], properties={"scale": FloatAttr(scale, f64)})
 
     def verify_(self) -> None:
         query, keys, values = graph_type(self.query), graph_type(self.keys), graph_type(self.values)
-        heads, _, d = query.dims
+        heads, queries, d = query.dims
         if keys.dims != values.dims or keys.dims[2] != d or heads % keys.dims[0]:
             raise VerifyException(
                 f"expected keys and values [kv_heads, positions, {d}] with kv_heads dividing {heads}, "
@@ -271,8 +287,11 @@ class SdpaOp(NodeOp):
         for what, type in (("query", query), ("keys", keys), ("values", values)):
             if type.strides[2] != 1:
                 raise VerifyException(f"expected {what} with a last stride of 1, got {type}")
-        if (length := graph_type(self.length)).dims != (1, 1, 1) or length.element_type != i32:
-            raise VerifyException(f"expected one length of i32, got {length}")
+        for what, number in (("length", self.length), ("number of rows", self.rows)):
+            if number is not None and ((type := graph_type(number)).dims != (1, 1, 1) or type.element_type != i32):
+                raise VerifyException(f"expected one {what} of i32, got {type}")
+        if (self.rows is None) != (queries == 1):
+            raise VerifyException(f"expected the number of rows where there are several, got {queries} queries")
         self.expect_dims(query.dims)
 
 

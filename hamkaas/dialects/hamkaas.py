@@ -1001,7 +1001,8 @@ class AttentionOp(TensorOp):
 
     For query head h, with g = h // (heads / kv_heads): softmax over j < length of scale * q[h] . keys[j, g], times
     values[j, g]. `[heads, d]` is one query with a length of one element; `[t, heads, d]` are t queries with a length
-    each. A length of 0 gives zeros. The scale is usually 1/sqrt(d).
+    each, or with one for all, which makes them causal: the last query sees `length` rows, each one before it a row
+    less. A length of 0 or less gives zeros. The scale is usually 1/sqrt(d).
 
     ```mlir
     func.func @main(%q: tensor<8x16xf32>, %keys: tensor<512x4x16xf32>, %values: tensor<512x4x16xf32>,
@@ -1048,12 +1049,21 @@ class AttentionOp(TensorOp):
             )
         queries = shape[0] if len(shape) == 3 else 1
         if not isinstance(length, int):
-            _expect_index("a length", length, [queries])
-        elif queries != 1 or not 0 <= length <= keys.get_shape()[0]:
-            raise VerifyException(
-                f"expected one length between 0 and {keys.get_shape()[0]} per query, got {length} for {queries}"
-            )
+            _expect_index("a length", length, [queries, 1])
+        elif not 0 <= length <= keys.get_shape()[0]:
+            raise VerifyException(f"expected a length between 0 and {keys.get_shape()[0]}, got {length}")
         return query
+
+    @property
+    def queries(self) -> int:
+        """How many queries there are."""
+        shape = tensor_type(self.query).get_shape()
+        return shape[0] if len(shape) == 3 else 1
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether one length serves several queries, so that each sees a row more than the one before."""
+        return self.queries > 1 and tensor_type(self.length).get_shape() == (1,)
 
     def inferred(self) -> AnyTensor:
         length = constant_value(self.length)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from xdsl.dialects.builtin import (
     I64,
+    DenseArrayBase,
     FlatSymbolRefAttrConstr,
     IntegerAttr,
     MemRefType,
@@ -238,6 +239,48 @@ class LaunchOp(IRDLOperation):
 
 
 @irdl_op_definition
+class ExecuteOp(IRDLOperation):
+    """Runs a `cudnn.graph` on buffers: its inputs, then its outputs, then scratch memory if its plan takes any.
+
+    Offsets say where each input begins, in elements, and are left out where all are 0.
+
+    ```mlir
+    cudnn.graph @c0(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>)
+        -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
+        attributes {io = f32, intermediate = f32, compute = f32, plan = "eng1", workspace = 256 : i64} {
+      %y = cudnn.pointwise relu %x : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>)
+        -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
+      cudnn.yield %y : !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
+    }
+    program.func @main {
+      %x = program.input "x" : memref<6x8xf32>
+      %y = program.output 0 : memref<4x8xf32>
+      %scratch = program.temp : memref<256xi8>
+      program.execute @c0(%x, %y, %scratch) offsets [16] : memref<6x8xf32>, memref<4x8xf32>, memref<256xi8>
+    }
+    ```
+    """
+
+    name = "program.execute"
+    callee = prop_def(FlatSymbolRefAttrConstr)
+    offsets_ = opt_prop_def(DenseArrayBase.constr(i64), prop_name="offsets")
+    args = var_operand_def(MemRefType)
+    assembly_format = "$callee `(` $args `)` (`offsets` $offsets^)? attr-dict `:` type($args)"
+
+    def __init__(self, callee: str, args: Sequence[SSAValue], offsets: Sequence[int] = ()):
+        properties: dict[str, Attribute | None] = {
+            "callee": SymbolRefAttr(callee),
+            "offsets": DenseArrayBase.from_list(i64, offsets) if any(offsets) else None,
+        }
+        super().__init__(operands=[args], properties=properties)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where inputs begin, in elements; empty if all begin at 0."""
+        return () if self.offsets_ is None else tuple(int(offset) for offset in self.offsets_.get_values())
+
+
+@irdl_op_definition
 class CopyOp(IRDLOperation):
     """Copies a whole buffer into another one of the same type.
 
@@ -287,6 +330,7 @@ PROGRAM = Dialect(
         CheckOp,
         CheckSpanOp,
         LaunchOp,
+        ExecuteOp,
         CopyOp,
         BarrierOp,
     ],

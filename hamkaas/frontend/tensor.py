@@ -255,6 +255,7 @@ class Tensor:
         """Attention of queries [heads, d] or [t, heads, d] over the first `length` rows of a cache.
 
         keys, values: [positions, kv_heads, d], where kv_heads divides heads; length: a number, or int64 [1] or [t].
+        One length for t queries makes them causal: the last one sees `length` rows, each one before it a row less.
         The scale is 1 / sqrt(d) unless given. The result has the shape of the queries.
         """
         if scale is not None and not _is_number(scale):

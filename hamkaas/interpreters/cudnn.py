@@ -73,6 +73,8 @@ def _pointwise(op: cudnn.PointwiseOp, *inputs: Array) -> Array:
             return np.maximum(x, 0)
         case Pointwise.SILU:
             return x / (1 + np.exp(-x))
+        case Pointwise.CAST:
+            return x
 
 
 def _rms_norm(op: cudnn.RmsNormOp, x: Array, weight: Array) -> Array:
@@ -84,15 +86,17 @@ def _reduction(op: cudnn.ReductionOp, x: Array) -> Array:
     return np.asarray(np.sum(np.square(_f32(x)), axis=-1, keepdims=True, dtype=np.float64))
 
 
-def _sdpa(op: cudnn.SdpaOp, query: Array, keys: Array, values: Array, length: Array) -> Array:
-    n = int(length.flat[0])
-    repeats = len(query) // len(keys)
-    k, v = np.repeat(_f32(keys[:, :n]), repeats, axis=0), np.repeat(_f32(values[:, :n]), repeats, axis=0)
-    if not n:
-        return np.zeros_like(query)
-    scores = _f32(query) @ k.transpose(0, 2, 1) * np.float32(op.scale.value.data)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True) @ v
+def _sdpa(op: cudnn.SdpaOp, query: Array, keys: Array, values: Array, length: Array, *rows: Array) -> Array:
+    heads, queries, _ = query.shape
+    repeats = heads // len(keys)
+    result = np.zeros_like(_f32(query))
+    for row in range(queries):
+        if (n := int(length.flat[0]) - (queries - 1 - row)) > 0:
+            k, v = np.repeat(_f32(keys[:, :n]), repeats, axis=0), np.repeat(_f32(values[:, :n]), repeats, axis=0)
+            scores = _f32(query[:, row, None]) @ k.transpose(0, 2, 1) * np.float32(op.scale.value.data)
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            result[:, row] = (weights / weights.sum(axis=-1, keepdims=True) @ v)[:, 0]
+    return result
 
 
 MEANING: dict[type[Operation], Callable[..., Array]] = {

@@ -207,7 +207,9 @@ def _sample(op: hamkaas.SampleOp, logits: Array, temperature: Array, top_p: Arra
 
 def _attention(op: hamkaas.AttentionOp, query: Array, keys: Array, values: Array, length: Array) -> Array:
     _in_range(length, len(keys), 4)
-    queries = _f32(query).reshape(len(length), *query.shape[-2:])
+    queries = _f32(query).reshape(op.queries, *query.shape[-2:])
+    if op.is_causal:
+        length = np.maximum(length - np.arange(op.queries)[::-1], 0)
     repeats = queries.shape[1] // keys.shape[1]
     k, v = np.repeat(_f32(keys), repeats, axis=1), np.repeat(_f32(values), repeats, axis=1)
     result = np.zeros_like(queries)

@@ -9,6 +9,7 @@ from hamkaas.dialects import hamkaas
 from hamkaas.dialects.hamkaas import tensor_type
 from hamkaas.partition.clusters import Cluster, Clusters, users
 from hamkaas.partition.policy import KINDS, NORM_ROW_BYTES, Policy, norm_stands_alone, refusal
+from hamkaas.partition.views import widens
 from hamkaas.remarks import remark
 
 NOT_CANDIDATES = (
@@ -73,9 +74,16 @@ class Regions:
             if type(op) in KINDS and self.clusters.of(op) is None:
                 self._grow_pointwise(op)
         for cluster in list(self.clusters):
-            if cluster.kind == "pointwise" and len(cluster) < self.policy.min_pointwise:
+            count = sum(not isinstance(op, hamkaas.CastOp) for op in cluster.members)
+            if cluster.kind == "pointwise" and count < self.policy.min_pointwise:
                 self.clusters.dissolve(cluster)
-                self._note(cluster.seed, "one operation alone gains nothing")
+                for op in cluster.members:
+                    self._note(op, "pointwise operations alone gain nothing over a kernel of ours")
+        if self.policy.anchored and not any(one.kind in ("product", "attention") for one in self.clusters):
+            for cluster in list(self.clusters):
+                self.clusters.dissolve(cluster)
+                for op in cluster.members:
+                    self._note(op, f"its {cluster.kind} is left to our kernels: no product or attention goes to cuDNN")
 
     # products
 
@@ -85,12 +93,19 @@ class Regions:
         self._grow_prologue(cluster, op)
         epilogue = self._grow_chain(cluster, op)
         last = epilogue[-1] if epilogue else op
-        if self.policy.norms and any(isinstance(user, hamkaas.RmsNormOp) for user in normed(last.results[0])):
+        if self.policy.sums and any(isinstance(user, hamkaas.RmsNormOp) for user in normed(last.results[0])):
             self.sums[cluster] = last.results[0]
-        elif epilogue and not self.policy.lone_add and all(isinstance(one, hamkaas.AddOp) for one in epilogue):
-            for one in epilogue:
-                self.clusters.remove(cluster, one)
-                self._note(one, "additions alone are slower than cuBLAS and a kernel of ours", cluster)
+            return
+        if not self.policy.lone_add and all(isinstance(one, hamkaas.AddOp | hamkaas.CastOp) for one in epilogue):
+            while any(isinstance(one, hamkaas.AddOp) for one in epilogue):
+                self._cut(epilogue, cluster, "additions alone are slower than cuBLAS and a kernel of ours")
+        while epilogue and widens(epilogue[-1]):
+            self._cut(epilogue, cluster, "whoever reads it reads fewer bytes")
+
+    def _cut(self, chain: list[Operation], cluster: Cluster, why: str) -> None:
+        """Takes the last operation of a chain out of its cluster."""
+        self.clusters.remove(cluster, op := chain.pop())
+        self._note(op, why, cluster)
 
     def _is_summed(self, op: hamkaas.RmsNormOp) -> bool:
         return op.input in self.sums.values()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from xdsl.dialects import func
-from xdsl.dialects.builtin import FunctionType, f32, i32, tf32
+from xdsl.dialects.builtin import FunctionType, IntegerAttr, TensorType, f32, i32, i64, tf32
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
@@ -21,17 +21,17 @@ Layout = Callable[[GraphTensorType], str | None]
 
 
 def as_matrix(type: GraphTensorType) -> str | None:
-    """What a product reads."""
+    """What a product reads, both sides of one type."""
     return None if type.is_matrix else "a product reads rows or columns of neighbours"
 
 
 def as_rows(type: GraphTensorType) -> str | None:
-    """What a pointwise operation reads."""
+    """What a pointwise operation reads, each operand of any type."""
     return None if type.is_row_major else "a pointwise operation reads rows of neighbours"
 
 
 def as_dense(type: GraphTensorType) -> str | None:
-    """What a norm reads."""
+    """What a norm reads, and the first operand of the sum in front of it: of the type that it norms."""
     return None if type.is_row_major and type.is_dense else "a norm reads memory without gaps"
 
 
@@ -50,6 +50,9 @@ class Outliner:
     def outline(self, function: func.FuncOp) -> tuple[cudnn.GraphOp, cudnn.ExecuteOp]:
         """Adds the graph in front of the function and puts its execution in the place of the region's operations."""
         for op in self.cluster.members:
+            if isinstance(op, hamkaas.CastOp) and (same := self._uncast(op)) is not None:
+                self.inside[op.result] = same
+                continue
             node = self._node(op)
             self.block.add_op(node)
             node.result.name_hint = op.results[0].name_hint
@@ -101,26 +104,51 @@ class Outliner:
             case hamkaas.AttentionOp():
                 return self._attention(op)
             case _:
-                operands = [self._operand(op, number, as_rows) for number in range(len(op.operands))]
+                first = as_dense if self.cluster.kind == "norm" else as_rows
+                operands = [
+                    self._operand(op, number, as_rows if number else first) for number in range(len(op.operands))
+                ]
                 return cudnn.PointwiseOp(KINDS[type(op)], operands, self._result_type(op))
 
     def _attention(self, op: hamkaas.AttentionOp) -> cudnn.SdpaOp:
         query, keys = tensor_type(op.query), tensor_type(op.keys)
         heads, d = query.get_shape()[-2:]
         positions, kv_heads, _ = keys.get_shape()
-        row = GraphTensorType.of([heads, 1, d], None, query.element_type)
+        rows = GraphTensorType.of([heads, op.queries, d], [d, heads * d, 1], query.element_type)
         cache = GraphTensorType.of([kv_heads, positions, d], [d, kv_heads * d, 1], keys.element_type)
-        types = (row, cache, cache, GraphTensorType.of([1], None, i32))
+        number = GraphTensorType.of([1], None, i32)
+        types = (rows, cache, cache, number)
         operands = [self._argument(value, 0, type) for value, type in zip(op.operands, types, strict=True)]
-        return cudnn.SdpaOp(operands, op.scale.value.data, row)
+        count = None
+        if op.queries > 1:
+            one = hamkaas.ConstantOp(IntegerAttr(op.queries, i64), TensorType(i64, [1]))
+            Rewriter.insert_op(one, InsertPoint.before(op))
+            count = self._argument(one.result, 0, number)
+        query, keys, values, length = operands
+        return cudnn.SdpaOp(query, keys, values, length, count, op.scale.value.data, rows)
 
     def _result_type(self, op: Operation) -> GraphTensorType:
         """In between values are f32; what is stored, or feeds a product, is of the type that it has in the graph."""
         value = op.results[0]
-        type = tensor_type(value)
-        feeds = any(isinstance(use.operation, hamkaas.MatmulOp) for use in value.uses)
-        stored = feeds or self._is_read(value)
-        return GraphTensorType.of(type.get_shape(), None, type.element_type if stored else f32)
+        return GraphTensorType.of(tensor_type(value).get_shape(), None, self._stored_as(value) or f32)
+
+    def _stored_as(self, value: SSAValue) -> Attribute | None:
+        """The element type that a value must have in memory, which is that of a cast if only this reads it."""
+        if self._is_read(value) or any(isinstance(use.operation, hamkaas.MatmulOp) for use in value.uses):
+            return tensor_type(value).element_type
+        readers = {use.operation for use in value.uses}
+        only = readers.pop() if len(readers) == 1 else None
+        return self._stored_as(only.result) if isinstance(only, hamkaas.CastOp) else None
+
+    def _uncast(self, op: hamkaas.CastOp) -> SSAValue | None:
+        """What serves as the result of a cast without an operation, since values have any type; None if nothing does.
+
+        In between nothing is rounded; an argument is read as what it is; an output has the type of the last cast.
+        """
+        stored = self._stored_as(op.result)
+        if (inside := self.inside.get(op.input)) is None:
+            return self._operand(op, 0, as_dense) if stored is None else None
+        return inside if stored in (None, graph_type(inside).element_type) else None
 
     def _is_read(self, value: SSAValue) -> bool:
         """Whether a value is read outside of the region."""
@@ -137,12 +165,12 @@ class Outliner:
 
     def _furthest(self, value: SSAValue, layout: Layout) -> tuple[View, GraphTensorType]:
         """The value in the memory of what it is a view of, as far back as strides can say it."""
-        element = tensor_type(value).element_type
         found: tuple[View, GraphTensorType] | None = None
         refused: tuple[Operation, str] | None = None
-        for view, op in views_of(value):
+        for view, op in views_of(value, through_casts=layout is as_rows):
             why = "no strides say it"
             if view is not None:
+                element = tensor_type(view.base).element_type
                 type = GraphTensorType.of(view.shape, view.strides, element)
                 why = misaligned(view, element) or layout(type)
                 if why is None:

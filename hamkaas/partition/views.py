@@ -1,4 +1,7 @@
-"""Views as strides: where the elements of a reshaped, permuted or sliced value lie in the memory of another one."""
+"""Views as strides: where the elements of a reshaped, permuted or sliced value lie in the memory of another one.
+
+A cast that widens is a view of a kind too, for whoever reads numbers of any type: it changes none of them.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +9,9 @@ from math import prod
 
 from xdsl.ir import Operation, SSAValue
 
-from hamkaas.dialects.hamkaas import VIEW_OPS, PermuteOp, SliceOp, tensor_type
+from hamkaas.dialects.cudnn import item_size
+from hamkaas.dialects.cudnn_types import FLOAT_TYPES
+from hamkaas.dialects.hamkaas import VIEW_OPS, CastOp, PermuteOp, SliceOp, tensor_type
 
 
 @dataclass(frozen=True)
@@ -24,19 +29,28 @@ def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def views_of(value: SSAValue) -> Iterator[tuple[View | None, Operation | None]]:
+def views_of(value: SSAValue, through_casts: bool) -> Iterator[tuple[View | None, Operation | None]]:
     """The value seen in its own memory, then in that of what it is a view of, step by step.
 
     With each comes the view operation that it makes superfluous (None for the first); where no strides say it, the
-    view is None.
+    view is None. A view through a cast has another element type than the value.
     """
     path: list[Operation] = []
     while True:
         yield _view(value, path), path[0] if path else None
-        if not isinstance(value.owner, VIEW_OPS):
+        owner = value.owner
+        if not isinstance(owner, VIEW_OPS) and not (through_casts and isinstance(owner, CastOp) and widens(owner)):
             return
-        path.insert(0, value.owner)
-        value = value.owner.input
+        path.insert(0, owner)
+        value = owner.operands[0]
+
+
+def widens(op: Operation) -> bool:
+    """Whether an operation is a cast from a float type to a bigger one."""
+    if not isinstance(op, CastOp):
+        return False
+    before, after = tensor_type(op.input).element_type, tensor_type(op.result).element_type
+    return isinstance(before, FLOAT_TYPES) and item_size(after) > item_size(before)
 
 
 def _view(base: SSAValue, path: Sequence[Operation]) -> View | None:
@@ -49,7 +63,7 @@ def _view(base: SSAValue, path: Sequence[Operation]) -> View | None:
             offset += op.begin.value.data * strides[0]
         elif isinstance(op, PermuteOp):
             strides = tuple(strides[axis] for axis in op.permutation)
-        else:
+        elif not isinstance(op, CastOp):
             strides = reshape_strides(shape, strides, new)
         if strides is None:
             return None

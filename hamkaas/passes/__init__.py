@@ -2,8 +2,10 @@
 
 from xdsl.passes import ModulePass
 
+from hamkaas.passes.cudnn_assign_plans import CudnnAssignPlansPass
 from hamkaas.passes.cudnn_dedup import CudnnDedupPass
 from hamkaas.passes.cudnn_outline import CudnnOutlinePass
+from hamkaas.passes.hamkaas_convert_activations import HamkaasConvertActivationsPass
 from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
 from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
@@ -17,9 +19,11 @@ from hamkaas.passes.verify_dominance import VerifyDominancePass
 
 ALL_PASSES: tuple[type[ModulePass], ...] = (
     HamkaasConvertWeightsPass,
+    HamkaasConvertActivationsPass,
     VerifyDominancePass,
     CudnnOutlinePass,
     CudnnDedupPass,
+    CudnnAssignPlansPass,
     HamkaasOutlineGroupsPass,
     HamkaasMergeGroupsPass,
     HamkaasDedupGroupsPass,
@@ -29,4 +33,4 @@ ALL_PASSES: tuple[type[ModulePass], ...] = (
     ProgramInsertBarriersPass,
     ProgramOverlapLaunchesPass,
 )
-"""In the order in which the pipeline runs them; those of cuDNN are run by name only."""
+"""In the order in which a compile runs them."""

@@ -1,4 +1,4 @@
-"""Makes one kernel of products of one vector with several matrices."""
+"""Makes one kernel of groups that do not wait for each other."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,21 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from hamkaas.dialects import hamkaas
 from hamkaas.dialects.hamkaas import tensor_type
+from hamkaas.passes.hamkaas_outline_groups import REDUCTIONS
+
+MOST_PARTS = 8
+"""Groups without a reduction that become one, at most: bounds the size of a kernel."""
 
 
 @dataclass(frozen=True)
 class HamkaasMergeGroupsPass(ModulePass):
-    """Merge groups that multiply the same vector into one with a result for each: the query, key and value of a layer.
+    """Merge groups that could run at the same time into one with a result for each.
 
     A small product does not fill a machine, and each kernel costs a start. The groups stay as they are side by side in
     the merged one, whose kernel gives each its own blocks. Executions are merged, at the place of the last, if
 
-    1. each group multiplies one row, by a computation of the same row from the same values;
+    1. each group multiplies one row, by a computation of the same row from the same values: the query, key and value of
+       a layer; or none has a reduction: what is done to those of many rows before they meet;
     2. nothing between the first and the last reads a result of an earlier one, nor do they read each other's;
     3. none reads what another one updates.
 
@@ -36,16 +41,40 @@ class HamkaasMergeGroupsPass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         groups = {child.sym_name.data: child for child in op.body.block.ops if isinstance(child, hamkaas.GroupOp)}
         for function in [child for child in op.body.block.ops if isinstance(child, func.FuncOp)]:
-            for executes in _candidates(function.body.block, groups):
-                _merge(executes, groups)
+            for find in (_products_of_one_vector, _pointwise_side_by_side):
+                for executes in find(function.body.block, groups):
+                    _merge(executes, groups)
         used = {user.callee.root_reference.data for user in op.walk() if isinstance(user, hamkaas.ExecuteOp)}
         for name, group in groups.items():
             if name not in used:
                 Rewriter.erase_op(group)
 
 
-def _candidates(block: Block, groups: dict[str, hamkaas.GroupOp]) -> list[list[hamkaas.ExecuteOp]]:
-    """Executions that may be merged, in order."""
+def _pointwise_side_by_side(block: Block, groups: dict[str, hamkaas.GroupOp]) -> list[list[hamkaas.ExecuteOp]]:
+    """Runs of executions without a reduction, each as long as nobody reads a result of it."""
+    found: list[list[hamkaas.ExecuteOp]] = []
+    run: list[hamkaas.ExecuteOp] = []
+    for op in block.ops:
+        mine = op if isinstance(op, hamkaas.ExecuteOp) and _is_pointwise(op, groups) else None
+        reads = any(operand.owner in run for operand in op.operands)
+        if reads or (mine is not None and (len(run) == MOST_PARTS or _update_what_others_read([*run, mine], groups))):
+            found.append(run)
+            run = []
+        if mine is not None:
+            run.append(mine)
+    return [run for run in [*found, run] if len(run) > 1]
+
+
+def _is_pointwise(op: hamkaas.ExecuteOp, groups: dict[str, hamkaas.GroupOp]) -> bool:
+    """Whether a group has one result, no reduction, and arguments that stay apart."""
+    group = groups.get(op.callee.root_reference.data)
+    if group is None or len(group.yielded.values) > 1 or len(set(op.inputs)) < len(op.inputs):
+        return False
+    return not any(isinstance(inner, REDUCTIONS) for inner in group.body.block.ops)
+
+
+def _products_of_one_vector(block: Block, groups: dict[str, hamkaas.GroupOp]) -> list[list[hamkaas.ExecuteOp]]:
+    """Executions of products that may be merged, in order."""
     order = {op: number for number, op in enumerate(block.ops)}
     by_vector: dict[Hashable, list[hamkaas.ExecuteOp]] = {}
     for op in block.ops:
@@ -101,6 +130,7 @@ def _merge(executes: Sequence[hamkaas.ExecuteOp], groups: dict[str, hamkaas.Grou
     name = _unused(parts[0].sym_name.data, groups)
     merged = hamkaas.GroupOp(name, FunctionType.from_lists([v.type for v in inputs], [r.type for r in results]))
     labels = [label.data for part in parts if isinstance(label := part.attributes.get("label"), StringAttr)]
+    labels = [label for label in labels if label]  # a group of views alone has none
     merged.attributes["label"] = StringAttr(" | ".join(labels))
     block = merged.body.block
     yielded: list[SSAValue] = []

@@ -97,10 +97,11 @@ class HamkaasOutlineGroupsPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         number = sum(isinstance(child, hamkaas.GroupOp) for child in op.body.block.ops)
-        for function in [child for child in op.body.block.ops if isinstance(child, func.FuncOp)]:
+        functions = [child for child in op.body.block.ops if isinstance(child, func.FuncOp)]
+        for function in functions:
             partition = Partition(function.body.block, self.max_ops, self.copy_norms)
             for group in partition.groups:
-                _outline(group, partition, f"g{number}", op)
+                _outline(group, partition, f"g{number}", functions[0])
                 number += 1
             _drop_unused(function.body.block)
 
@@ -246,8 +247,11 @@ def _keeps_elements(user: Operation, operand: int) -> bool:
             return isinstance(user, (*INVERTIBLE, *POINTWISE))
 
 
-def _outline(group: Group, partition: Partition, name: str, module: ModuleOp) -> None:
-    """Copies a group's operations into a `hamkaas.group` and puts a `hamkaas.execute` in the place of its root."""
+def _outline(group: Group, partition: Partition, name: str, first: func.FuncOp) -> None:
+    """Copies a group's operations into a `hamkaas.group` in front of the first function.
+
+    A `hamkaas.execute` comes in the place of the root.
+    """
     inputs, ops = _collect(group, partition)
     root = group.root.results[0]
     # what is updated in place is an argument of its own: whoever reads it beside must be seen to do so
@@ -267,7 +271,6 @@ def _outline(group: Group, partition: Partition, name: str, module: ModuleOp) ->
             mapping[base] = block.args[-1]
         block.add_op(op.clone(mapping))
     block.add_op(hamkaas.YieldOp(mapping[root]))
-    first = next(op for op in module.body.block.ops if isinstance(op, func.FuncOp))
     Rewriter.insert_op(outlined, InsertPoint.before(first))
     Rewriter.replace_op(group.root, hamkaas.ExecuteOp(name, inputs, [root.type]))
 

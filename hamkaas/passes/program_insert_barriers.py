@@ -1,5 +1,7 @@
 """Separates steps that depend on each other."""
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from xdsl.context import Context
@@ -8,7 +10,7 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from hamkaas.dialects import kernel, program
+from hamkaas.dialects import cudnn, kernel, program
 from hamkaas.passes.program_plan_memory import aligned_size
 
 
@@ -29,10 +31,16 @@ class ProgramInsertBarriersPass(ModulePass):
     name = "program-insert-barriers"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        kernels = {child.sym_name.data: child for child in op.body.block.ops if isinstance(child, kernel.FuncOp)}
+        written: dict[str, set[int]] = {}
+        for child in op.body.block.ops:
+            if isinstance(child, kernel.FuncOp):
+                written[child.sym_name.data] = set(child.result_args)
+            elif isinstance(child, cudnn.GraphOp):
+                inputs, outputs = len(child.function_type.inputs), len(child.function_type.outputs)
+                written[child.sym_name.data] = set(range(inputs, inputs + outputs + 1))  # and the workspace
         for function in op.body.block.ops:
             if isinstance(function, program.FuncOp):
-                _insert(function, kernels)
+                _insert(function, written)
 
 
 @dataclass
@@ -61,13 +69,14 @@ def _range(op: program.TempOp) -> tuple[int, int]:
     return offset, offset + aligned_size(op)
 
 
-def _insert(function: program.FuncOp, kernels: dict[str, kernel.FuncOp]) -> None:
+def _insert(function: program.FuncOp, written_args: Mapping[str, AbstractSet[int]]) -> None:
+    """Inserts the barriers of a program, where each kernel and graph writes these of its arguments."""
     read, written = _Touched(), _Touched()
     for op in list(function.body.block.ops):
         if isinstance(op, program.BarrierOp):
             read, written = _Touched(), _Touched()
             continue
-        reads, writes = _effects(op, kernels)
+        reads, writes = _effects(op, written_args)
         conflict = any(map(written.overlaps, [*reads, *writes])) or any(map(read.overlaps, writes))
         if conflict:
             Rewriter.insert_op(program.BarrierOp(), InsertPoint.before(op))
@@ -78,13 +87,13 @@ def _insert(function: program.FuncOp, kernels: dict[str, kernel.FuncOp]) -> None
             written.add(value)
 
 
-def _effects(op: Operation, kernels: dict[str, kernel.FuncOp]) -> tuple[list[SSAValue], list[SSAValue]]:
+def _effects(op: Operation, written_args: Mapping[str, AbstractSet[int]]) -> tuple[list[SSAValue], list[SSAValue]]:
     """What a step reads and what it writes."""
     match op:
         case program.CopyOp():
             return [op.source], [op.target]
-        case program.LaunchOp():
-            written = set(kernels[op.callee.root_reference.data].result_args)
+        case program.LaunchOp() | program.ExecuteOp():
+            written = written_args[op.callee.root_reference.data]
             args = [arg for arg in op.args if not isinstance(arg.owner, program.StatusOp)]
             return (
                 [arg for number, arg in enumerate(args) if number not in written],

@@ -4,18 +4,20 @@ from dataclasses import dataclass
 
 from xdsl.context import Context
 from xdsl.dialects import func
-from xdsl.dialects.builtin import MemRefType, ModuleOp, StringAttr
+from xdsl.dialects.builtin import MemRefType, ModuleOp, StringAttr, i8
 from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from hamkaas.dialects import hamkaas, kernel, program
+from hamkaas.dialects import cudnn, hamkaas, kernel, program
 from hamkaas.dialects.hamkaas import tensor_type
 
 
 @dataclass(frozen=True)
 class ProgramSchedulePass(ModulePass):
     """Give every tensor of a function a buffer, and every execution of a kernel a launch, in the order of the function.
+
+    Executions of cuDNN graphs stay what they are, on buffers; the workspace of a plan is a temporary.
 
     A kernel that updates one of its inputs (a `hamkaas.replace_slice`) does so in place if nobody reads the old value
     afterwards, which is proved like this:
@@ -38,8 +40,9 @@ class ProgramSchedulePass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         kernels = {child.sym_name.data: child for child in op.body.block.ops if isinstance(child, kernel.FuncOp)}
+        graphs = {child.sym_name.data: child for child in op.body.block.ops if isinstance(child, cudnn.GraphOp)}
         for function in [child for child in op.body.block.ops if isinstance(child, func.FuncOp)]:
-            scheduled = Scheduler(function, kernels).run()
+            scheduled = Scheduler(function, kernels, graphs).run()
             Rewriter.replace_op(function, scheduled, new_results=[])
 
 
@@ -52,10 +55,12 @@ def memref_of(value: SSAValue) -> MemRefType[Attribute]:
 class Scheduler:
     """One function on its way to a program."""
 
-    def __init__(self, function: func.FuncOp, kernels: dict[str, kernel.FuncOp]):
+    def __init__(self, function: func.FuncOp, kernels: dict[str, kernel.FuncOp], graphs: dict[str, cudnn.GraphOp]):
         self.function = function
         self.kernels = kernels
+        self.graphs = graphs
         self.result = program.FuncOp(function.sym_name.data)
+        self.first_step: Operation | None = None
         self.ops = list(function.body.block.ops)
         self.buffers: dict[SSAValue, SSAValue] = {}
         self.symbols: dict[str, SSAValue] = {}
@@ -78,6 +83,8 @@ class Scheduler:
                     self.buffers[op.result] = self._symbol(op)
                 case hamkaas.ExecuteOp():
                     self._launch(op)
+                case cudnn.ExecuteOp():
+                    self._execute(op)
                 case _:
                     pass
         self._return_values()
@@ -86,15 +93,14 @@ class Scheduler:
 
     def _add(self, op: Operation) -> None:
         self.result.body.block.add_op(op)
+        self.first_step = self.first_step or op
 
     def _declare(self, op: program.BufferOp, hint: str | None) -> SSAValue:
         """Buffers stand before all steps."""
-        block = self.result.body.block
-        first_step = next((step for step in block.ops if not isinstance(step, program.BufferOp)), None)
-        if first_step is None:
-            block.add_op(op)
+        if self.first_step is None:
+            self.result.body.block.add_op(op)
         else:
-            Rewriter.insert_op(op, InsertPoint.before(first_step))
+            Rewriter.insert_op(op, InsertPoint.before(self.first_step))
         op.memref.name_hint = hint
         return op.memref
 
@@ -131,6 +137,15 @@ class Scheduler:
                 self.status = self._declare(program.StatusOp(), "status")
             args.append(self.status)
         self._add(program.LaunchOp(callee, args))
+
+    def _execute(self, op: cudnn.ExecuteOp) -> None:
+        args = [self.buffers[value] for value in op.inputs]
+        for value in op.outputs:
+            self.buffers[value] = self._result_buffer(value)
+            args.append(self.buffers[value])
+        if (workspace := self.graphs[op.callee.root_reference.data].workspace) is not None:
+            args.append(self._declare(program.TempOp(MemRefType(i8, [workspace.value.data])), "workspace"))
+        self._add(program.ExecuteOp(op.callee.root_reference.data, args, op.offsets))
 
     def _result_buffer(self, value: SSAValue) -> SSAValue:
         if (position := self.outputs.get(value)) is not None:

@@ -39,7 +39,7 @@ import numpy as np
 from hamkaas import knobs
 from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Launch, Program, Space, TensorSpec
 from hamkaas.errors import RuntimeFault
-from hamkaas.runtime.cache import DiskCache, cache_key
+from hamkaas.runtime.cache import CacheKey, DiskCache
 
 MAX_WORKERS = 64
 """The executor reports the workers that are to be woken as the bits of one integer."""
@@ -508,7 +508,7 @@ class _Code:
         llvm.initialize_native_asmprinter()
         text = f"{source}\n{_executor_text()}"
         cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-        key = cache_key("cpu", llvmlite.__version__, cpu, features, text)
+        key = CacheKey.of("object", source=text, cpu=cpu, features=features, llvmlite=llvmlite.__version__)
         folder = knobs.cache_dir()
         cache = None if folder is None else DiskCache(folder)
         code = None if cache is None else cache.get(key)
@@ -688,7 +688,7 @@ def available_cores() -> int:
 
 def choose_workers(program: Program, limit: int) -> int:
     """The number of workers for a program: as many as there is work for, and not more than `limit`."""
-    cost = sum(step.nbytes if isinstance(step, Copy) else step.cost for step in program.steps)
+    cost = sum(step.nbytes if isinstance(step, Copy) else step.cost for step in program.native_steps)
     return max(1, min(limit, cost // BYTES_PER_WORKER))
 
 
@@ -767,9 +767,10 @@ class CpuRuntime:
 
     def _plan(self, program: Program, num_workers: int, code: _Code) -> _Plan:
         """The table of steps of a program."""
-        slots = [ref for step in program.steps for ref in _refs(step)]
+        steps = program.native_steps
+        slots = [ref for step in steps for ref in _refs(step)]
         args = np.zeros(max(1, len(slots)), np.int64)
-        table = np.zeros((len(program.steps), _STEP_WORDS), np.int64)
+        table = np.zeros((len(steps), _STEP_WORDS), np.int64)
         patches: list[tuple[int, int, int]] = []
         for slot, ref in enumerate(slots):
             if ref.space in self._bases:
@@ -778,7 +779,7 @@ class CpuRuntime:
                 index = ref.index + (len(program.inputs) if ref.space is Space.OUTPUT else 0)
                 patches.append((_address(args) + 8 * slot, index, ref.offset))
         slot = num_pieces = 0
-        for row, step, who in zip(table, program.steps, schedule(program.steps, num_workers), strict=True):
+        for row, step, who in zip(table, steps, schedule(steps, num_workers), strict=True):
             function, size = (0, step.nbytes) if isinstance(step, Copy) else (code.kernels[step.kernel], step.grid)
             args_at = _address(args) + 8 * slot
             row[:7] = (function, args_at, size, who.workers, who.barrier, num_pieces, who.pieces)

@@ -7,16 +7,18 @@ downloads of its outputs. A call writes the inputs into pinned memory, launches 
 import ctypes
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Launch, Program, Space, TensorSpec
+from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Execute, Launch, Program, Space, TensorSpec
 from hamkaas.errors import InputError, RuntimeFault
 from hamkaas.runtime.arrays import device_of
+from hamkaas.runtime.cudnn import Device, LoadedPlan
 from hamkaas.runtime.device_array import DeviceArray, device_pointer, driver
 from hamkaas.runtime.nvrtc import compile_cubin
 
@@ -68,6 +70,30 @@ def default_arch() -> str:
     return f"sm_{major}{minor}"
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU whose primary context is current."""
+
+    context: Any
+    name: str
+    """Tells apart GPUs that do not run the same code at the same speed: 'NVIDIA H100 80GB HBM3, sm_90, 132 SMs'."""
+
+
+@contextmanager
+def first_gpu() -> Generator[Gpu]:
+    """The first GPU, with its primary context held and current. Raises `RuntimeFault` if the driver refuses."""
+    device = check(driver.cuDeviceGet(0))
+    kind = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+    name = _text(check(driver.cuDeviceGetName(128, device))).rstrip("\0")
+    name = f"{name}, {default_arch()}, {check(driver.cuDeviceGetAttribute(kind, device))} SMs"
+    context = check(driver.cuDevicePrimaryCtxRetain(device))
+    try:
+        check(driver.cuCtxSetCurrent(context))
+        yield Gpu(context, name)
+    finally:
+        check(driver.cuDevicePrimaryCtxRelease(device))
+
+
 def _event(stack: ExitStack) -> Any:
     """A new event; `stack` destroys it."""
     event = check(driver.cuEventCreate(0))
@@ -112,13 +138,12 @@ class CudaRuntime:
         self._graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._resources = ExitStack()
         with ExitStack() as stack:
-            device = check(driver.cuDeviceGet(0))
-            self._context = check(driver.cuDevicePrimaryCtxRetain(device))
-            stack.callback(lambda: check(driver.cuDevicePrimaryCtxRelease(device)))
-            check(driver.cuCtxSetCurrent(self._context))
+            gpu = stack.enter_context(first_gpu())
+            self._context = gpu.context
             self._stream = check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
             stack.callback(lambda: check(driver.cuStreamDestroy(self._stream)))
             self._load_kernels(stack, say)
+            self._load_plans(stack, gpu.name)
             self._allocate(stack)
             say(f"uploading {sum(spec.nbytes for spec in artifact.weights):,} bytes of weights")
             self._upload(weights)
@@ -138,6 +163,22 @@ class CudaRuntime:
         stack.callback(lambda: check(driver.cuModuleUnload(module)))
         for kernel in self._artifact.kernels:
             self._functions[kernel.name] = check(driver.cuModuleGetFunction(module, kernel.name.encode()))
+
+    def _load_plans(self, stack: ExitStack, gpu: str) -> None:
+        """Makes the plans of cuDNN ready and runs each once: some cannot be captured before that."""
+        self._plans: list[LoadedPlan] = []
+        if not self._artifact.plans:
+            return
+        device = Device.present(gpu, int(self._stream))
+        stack.callback(device.close)
+        self._plans = [LoadedPlan(plan, device) for plan in self._artifact.plans]
+        for plan, loaded in zip(self._artifact.plans, self._plans, strict=True):
+            with ExitStack() as scratch:
+                pointers = [self._device_memory(scratch, size) for size in plan.graph.argument_bytes]
+                for pointer, size in zip(pointers, plan.graph.argument_bytes, strict=True):
+                    check(driver.cuMemsetD8Async(pointer, 0, size, self._stream))
+                loaded.execute(pointers, self._device_memory(scratch, plan.workspace))
+                check(driver.cuStreamSynchronize(self._stream))
 
     def _device_memory(self, stack: ExitStack, size: int) -> int:
         size = max(size, ALIGNMENT)
@@ -242,6 +283,9 @@ class CudaRuntime:
             if isinstance(step, Copy):
                 source, target = (self._address(ref, staging, inputs) for ref in (step.source, step.target))
                 check(driver.cuMemcpyDtoDAsync(target, source, step.nbytes, self._stream))
+            elif isinstance(step, Execute):
+                workspace = 0 if step.workspace is None else self._address(step.workspace, staging, inputs)
+                self._plans[step.plan].execute([self._address(ref, staging, inputs) for ref in step.args], workspace)
             else:
                 self._launch(step, [self._address(ref, staging, inputs) for ref in step.args])
         if not is_last:

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hamkaas.artifact import CudnnGraph, CudnnNode
+from hamkaas.artifact import CudnnGraph, CudnnNode, CudnnPlan
 from hamkaas.errors import TargetError
 
 DTYPES = {"float32": "FLOAT", "tf32": "FLOAT", "float16": "HALF", "bfloat16": "BFLOAT16", "int32": "INT32"}
@@ -26,18 +26,6 @@ INSTALL = "pip install 'hamkaas[cudnn]'"
 
 class Unsupported(Exception):
     """cuDNN has no plan for a graph: the reason, in its own words."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One way in which cuDNN can run a graph."""
-
-    name: str
-    """Engine and knobs, as cuDNN writes them: 'eng7_k24=21'."""
-    workspace: int
-    """Bytes of scratch memory."""
-    data: bytes
-    """The serialized plan, its kernel included."""
 
 
 @cache
@@ -90,6 +78,11 @@ class Device:
         module.set_stream(handle=handle, stream=stream)
         return Device(name, handle=handle)
 
+    def close(self) -> None:
+        """Gives up the handle, if there is one."""
+        if self.handle is not None:
+            frontend().destroy_handle(self.handle)
+
     @property
     def options(self) -> dict[str, Any]:
         """What a frontend graph needs to know."""
@@ -112,25 +105,30 @@ def offered(spec: CudnnGraph, device: Device) -> Any:
         raise Unsupported(_first_line(error)) from error
 
 
-def build_plans(spec: CudnnGraph, device: Device) -> list[Plan]:
-    """All plans that cuDNN offers for a graph and can build. Raises `Unsupported` if there is none."""
+def build_plans(spec: CudnnGraph, device: Device, most: int = 0) -> list[CudnnPlan]:
+    """The plans that cuDNN offers for a graph and can build; of these the first `most`, or all if it is 0.
+
+    Raises `Unsupported` if there is none.
+    """
     graph = offered(spec, device)
-    plans: list[Plan] = []
+    plans: list[CudnnPlan] = []
     why = "no plan was offered"
     for index in range(graph.get_execution_plan_count()):
         try:
-            plans.append(_build_plan(graph, index))
+            plans.append(_build_plan(spec, graph, index))
         except Exception as error:
             why = _first_line(error)
+        if len(plans) == most > 0:
+            break
     if not plans:
         raise Unsupported(why)
     return plans
 
 
-def _build_plan(graph: Any, index: int) -> Plan:
+def _build_plan(spec: CudnnGraph, graph: Any, index: int) -> CudnnPlan:
     graph.build_plan_at_index(index)  # which also makes it the one that is serialized
     size = int(graph.get_workspace_size_plan_at_index(index))
-    return Plan(str(graph.get_plan_name_at_index(index)), size, bytes(graph.serialize()))
+    return CudnnPlan(spec, str(graph.get_plan_name_at_index(index)), size, bytes(graph.serialize()))
 
 
 def _first_line(error: Exception) -> str:
@@ -140,7 +138,7 @@ def _first_line(error: Exception) -> str:
 class LoadedPlan:
     """A plan that is ready to run on a device."""
 
-    def __init__(self, plan: Plan, device: Device):
+    def __init__(self, plan: CudnnPlan, device: Device):
         """Raises an exception of the frontend's if the plan is of another version or device."""
         self._handle = device.handle
         self._graph = frontend().pygraph(**device.options)
@@ -219,6 +217,9 @@ class _Builder:
     def silu(self, node: CudnnNode, x: Any) -> Any:
         return self.graph.swish(input=x)
 
+    def cast(self, node: CudnnNode, x: Any) -> Any:
+        return self.graph.identity(input=x)
+
     def rms_norm(self, node: CudnnNode, x: Any, weight: Any) -> Any:
         phase = self.cudnn.norm_forward_phase.INFERENCE
         eps = self.graph.tensor_scalar(node.number, self.cudnn.scalar_type.RUNTIME_PARAM)
@@ -230,9 +231,12 @@ class _Builder:
         square.set_data_type(self._dtype(self.spec.intermediate))
         return self.graph.reduction(input=square, mode=self.cudnn.reduction_mode.ADD).set_dim(dims).set_stride(strides)
 
-    def sdpa(self, node: CudnnNode, q: Any, k: Any, v: Any, length: Any) -> Any:
-        # The padding mask needs the length of the queries too; there is one query, and any length of at least 1
-        # covers it, so the length of the keys serves
+    def sdpa(self, node: CudnnNode, q: Any, k: Any, v: Any, length: Any, rows: Any = None) -> Any:
+        # The padding mask needs the number of queries too; of one query, any number of at least 1 covers it, so the
+        # length of the keys serves. One query needs no causal mask, with which it would be slower.
+        causal: dict[str, Any] = {}
+        if rows is not None:
+            causal = {"diagonal_alignment": self.cudnn.diagonal_alignment.BOTTOM_RIGHT, "diagonal_band_right_bound": 0}
         return self.graph.sdpa(
             q=q,
             k=k,
@@ -240,8 +244,9 @@ class _Builder:
             attn_scale=node.number,
             generate_stats=False,
             use_padding_mask=True,
-            seq_len_q=length,
+            seq_len_q=length if rows is None else rows,
             seq_len_kv=length,
+            **causal,
         )[0]
 
 
@@ -251,6 +256,7 @@ NODES: dict[str, Callable[..., Any]] = {
     "mul": _Builder.mul,
     "relu": _Builder.relu,
     "silu": _Builder.silu,
+    "cast": _Builder.cast,
     "rmsnorm": _Builder.rms_norm,
     "sum_of_squares": _Builder.sum_of_squares,
     "sdpa": _Builder.sdpa,

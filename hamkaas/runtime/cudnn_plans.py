@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from hamkaas.artifact import CudnnGraph
+from hamkaas.artifact import CudnnGraph, CudnnPlan
 from hamkaas.remarks import remark
-from hamkaas.runtime.cache import DiskCache, cache_key
-from hamkaas.runtime.cudnn import Plan, Unsupported
+from hamkaas.runtime.cache import CacheKey, DiskCache
+from hamkaas.runtime.cudnn import Unsupported
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,22 @@ class Trial:
 class Decision:
     """The plan that a graph runs with, or why it has none."""
 
-    plan: Plan | None
+    plan: CudnnPlan | None
     why: str
     """For people: its time and how many others there were, or the reason."""
+    microseconds: float = 0.0
+    """The time of one execution."""
 
     def to_bytes(self) -> bytes:
         """As stored: a line of JSON, then the plan."""
+        head: dict[str, Any] = {"why": self.why}
         if self.plan is None:
-            return json.dumps({"why": self.why}).encode() + b"\n"
-        head = {"why": self.why, "name": self.plan.name, "workspace": self.plan.workspace}
+            return json.dumps(head).encode() + b"\n"
+        head |= {"name": self.plan.name, "workspace": self.plan.workspace, "microseconds": self.microseconds}
         return json.dumps(head).encode() + b"\n" + self.plan.data
 
     @staticmethod
-    def from_bytes(data: bytes) -> "Decision":
+    def from_bytes(data: bytes, spec: CudnnGraph) -> "Decision":
         """The decision in an entry. Raises `ValueError`, `KeyError` or `TypeError` for what is none."""
         head, _, blob = data.partition(b"\n")
         fields: dict[str, Any] = dict(json.loads(head))
@@ -49,12 +52,13 @@ class Decision:
             return Decision(None, why)
         if not blob:
             raise ValueError("expected a plan behind its head")
-        return Decision(Plan(str(fields["name"]), int(fields["workspace"]), blob), why)
+        plan = CudnnPlan(spec, str(fields["name"]), int(fields["workspace"]), blob)
+        return Decision(plan, why, float(fields["microseconds"]))
 
 
-def choose(plans: Iterable[Plan], attempt: Callable[[Plan], Trial], tolerance: float) -> Decision:
+def choose(plans: Iterable[CudnnPlan], attempt: Callable[[CudnnPlan], Trial], tolerance: float) -> Decision:
     """The fastest plan whose results are right. A plan that fails to run is as good as a wrong one."""
-    right: list[tuple[float, Plan]] = []
+    right: list[tuple[float, CudnnPlan]] = []
     wrong: list[str] = []
     for plan in plans:
         try:
@@ -70,7 +74,7 @@ def choose(plans: Iterable[Plan], attempt: Callable[[Plan], Trial], tolerance: f
         return Decision(None, f"no plan is right: {'; '.join(wrong)}")
     microseconds, best = min(right, key=lambda one: one[0])
     note = f", not {'; '.join(wrong)}" if wrong else ""
-    return Decision(best, f"{microseconds:.1f} us, the best of {len(right)}{note}")
+    return Decision(best, f"{microseconds:.1f} us, the best of {len(right)}{note}", microseconds)
 
 
 class PlanStore:
@@ -79,19 +83,23 @@ class PlanStore:
     def __init__(self, disk: DiskCache, versions: tuple[str, str], device: str):
         """`device` tells apart what plans cannot be shared between (see `Device.key`)."""
         self._disk = disk
-        self._about = (*versions, device)
+        self._about = {"cudnn": versions[0], "frontend": versions[1], "device": device}
+        self.device = device
         self._known: dict[CudnnGraph, Decision] = {}
         self.loaded = 0
         """Decisions that were taken from disk."""
         self.made = 0
         """Decisions for which plans were built and tried."""
 
-    def key(self, spec: CudnnGraph) -> str:
-        """The name of a graph's entry: it changes with the graph, the versions and the device."""
-        return cache_key("cudnn-plan", spec.fingerprint, *self._about)
+    def key(self, spec: CudnnGraph) -> CacheKey:
+        """What a graph's entry depends on: the graph, the versions and the device."""
+        return CacheKey.of("cudnn-plan", graph=spec.fingerprint, **self._about)
 
     def decide(
-        self, spec: CudnnGraph, build: Callable[[CudnnGraph], list[Plan]], decide: Callable[[list[Plan]], Decision]
+        self,
+        spec: CudnnGraph,
+        build: Callable[[CudnnGraph], list[CudnnPlan]],
+        decide: Callable[[list[CudnnPlan]], Decision],
     ) -> Decision:
         """What is known about a graph, or else what `decide` says about the plans that `build` gives."""
         if (known := self._known.get(spec)) is not None:
@@ -103,7 +111,7 @@ class PlanStore:
                 decision = decide(build(spec))
             except Unsupported as error:
                 decision = Decision(None, str(error))
-            self._disk.put(self.key(spec), decision.to_bytes())
+            self._disk.put(self.key(spec), decision.to_bytes(), f"{spec.label}: {decision.why}")
         self._known[spec] = decision
         if decision.plan is None:
             remark("cudnn", f"graph {spec.fingerprint[:8]}", f"goes to our own kernels: {decision.why}")
@@ -114,9 +122,9 @@ class PlanStore:
         if data is None:
             return None
         try:
-            decision = Decision.from_bytes(data)
+            decision = Decision.from_bytes(data, spec)
         except (ValueError, TypeError, KeyError) as error:
-            remark("cudnn", f"cache entry {self.key(spec)[:8]}", f"is ignored: {error}")
+            remark("cudnn", f"cache entry {self.key(spec).name[:8]}", f"is ignored: {error}")
             return None
         self.loaded += 1
         return decision

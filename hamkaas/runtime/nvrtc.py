@@ -12,7 +12,7 @@ from typing import Any
 
 from hamkaas import knobs
 from hamkaas.errors import CompileError, TargetError
-from hamkaas.runtime.cache import DiskCache, cache_key
+from hamkaas.runtime.cache import CacheKey, DiskCache
 
 NAME = "hamkaas.cu"
 """What the compiler's messages call the source."""
@@ -60,7 +60,7 @@ def compile_cubin(
     folder = knobs.cache_dir() if use_cache else None
     cache = None if folder is None else DiskCache(folder)
     major, minor = _check(nvrtc, nvrtc.nvrtcVersion())
-    key = cache_key("cubin", source, arch, " ".join(OPTIONS), f"nvrtc {major}.{minor}")
+    key = CacheKey.of("cubin", source=source, arch=arch, options=" ".join(OPTIONS), nvrtc=f"{major}.{minor}")
     if cache is not None and (found := cache.get(key)) is not None:
         return Cubin(found, "")
     if progress is not None:

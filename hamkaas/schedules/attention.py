@@ -65,8 +65,17 @@ class _Attention:
         member = b.var(b.index(self.thread % sharing), sharing, "member") if sharing > 1 else Index.of(0)
         unroll = self.d // self.width // sharing if threads > 1 else 2
         self.few = Team(b, sharing, self.width, member, unroll, chains=threads == 1)
-        self.length = lowering.elements.index_at(op.length, query if queries else Index.of(0), self.positions + 1)
+        self.length = self._length(query if queries else Index.of(0))
         self.scores = b.shared(self.positions)
+
+    def _length(self, query: Index) -> Index:
+        """How many positions a query sees."""
+        b, op = self.lowering.builder, self.op
+        if not op.is_causal:
+            return self.lowering.elements.index_at(op.length, query, self.positions + 1)
+        of_last = self.lowering.elements.index_at(op.length, Index.of(0), self.positions + 1)
+        before = b.sub(b.number(op.queries - 1), b.index(query))
+        return b.var(b.maximum_index(b.sub(b.index(of_last), before), b.number(0)), self.positions + 1, "length")
 
     def lower(self) -> tuple[int, int]:
         """The three passes; gives grid and block."""

@@ -144,6 +144,8 @@ class Elements:
     def _complex_mul(self, op: hamkaas.ComplexMulOp, index: Position) -> SSAValue:
         b = self.builder
         if (lane := lane_in(index[-1])) is not None:
+            if not self.known and self._begins_with_pair(op.result, index, lane):
+                return self._complex_lanes(op, index, lane.size)
             return b.pack([self.at(op.result, one) for one in per_lane(index, lane)])
         right = broadcast(index, shape_of(op.rhs))[:-1]
         re, im = Index.of(0), Index.of(1)
@@ -164,6 +166,23 @@ class Elements:
                 return imaginary()
             case part:
                 return b.select(b.compare("eq", b.index(part), b.number(0)), real(), imaginary())
+
+    def _begins_with_pair(self, value: SSAValue, index: Position, lane: Lane) -> bool:
+        """Whether the lanes are neighbours, pair by pair."""
+        position = linearize(index, shape_of(value))
+        first = position.substitute(lane, 0)
+        return lane.size % 2 == 0 and position == first + Index.of(lane) and first.is_multiple_of(2)
+
+    def _complex_lanes(self, op: hamkaas.ComplexMulOp, index: Position, size: int) -> SSAValue:
+        """Whole pairs, from vectors of both sides."""
+        b = self.builder
+        x, y = self._operands(op, index)
+        lanes: list[SSAValue] = []
+        for place in range(0, size, 2):
+            (re, im), (cos, sin) = ([b.lane(value, place + part) for part in (0, 1)] for value in (x, y))
+            lanes.append(b.sub(b.mul(re, cos), b.mul(im, sin)))
+            lanes.append(b.add(b.mul(re, sin), b.mul(im, cos)))
+        return b.pack(lanes)
 
     # memory
 

@@ -113,8 +113,8 @@ class Lowering:
         ops = (op for op in self.group.body.block.ops if isinstance(op, hamkaas.ReplaceSliceOp))
         return [op for op in ops if index_uses(op)]
 
-    def _report_faults(self) -> None:
-        """The first thread of the grid looks at every index and reports what is out of range."""
+    def _report_faults(self, grid: int, threads: int) -> None:
+        """Reports indices that are out of range: single ones by the first thread of the grid, long lists by all."""
         b = self.builder
         status = self._block.args[-1]
 
@@ -130,21 +130,21 @@ class Lowering:
             check(use, b.var(i, size, "i"))
             return []
 
-        def all_checks() -> None:
-            for use in self._uses:
-                (size,) = shape_of(use.value)
-                if size == 1:
-                    check(use, Index.of(0))
-                else:
-                    b.loop(b.number(0), b.number(size), 1, [], partial(check_one, use, size))
+        def check_single() -> None:
+            for use in singles:
+                check(use, Index.of(0))
             for op in self._replaced():
                 length = b.sub(self._bound(op.end), self._bound(op.begin))
                 report(b.compare("ne", length, b.integer(shape_of(op.replacement)[0])), 1)
 
-        first = b.compare("eq", b.index(b.block_number), b.number(0))
-        if self.target == "cuda":
-            first = b.both(first, b.compare("eq", b.index(b.thread_id(2)), b.number(0)))
-        b.when(first, all_checks)
+        me = b.block_number * threads + b.thread_id(threads) if threads > 1 else b.block_number
+        singles = [use for use in self._uses if shape_of(use.value) == (1,)]
+        if singles:
+            b.when(b.compare("eq", b.index(me), b.number(0)), check_single)
+        for use in self._uses:
+            (size,) = shape_of(use.value)
+            if size > 1:
+                b.loop(b.index(me), b.number(size), grid * threads, [], partial(check_one, use, size))
 
     def _bound(self, value: SSAValue) -> SSAValue:
         """The one element of an i64 tensor, as it stands."""
@@ -234,7 +234,7 @@ class Lowering:
     def finish(self, grid: int, block: int) -> kernel.FuncOp:
         """The finished kernel."""
         if self._uses:  # at the end: it waits for indices, and need not keep the rest from starting
-            self._report_faults()
+            self._report_faults(grid, block)
         self._block.add_op(kernel.ReturnOp())
         bounds, spans = self._facts()
         label = self.group.attributes.get("label")

@@ -8,14 +8,38 @@ from pathlib import Path
 
 import pytest
 
-from hamkaas.runtime.cache import DiskCache, cache_key
+from hamkaas.runtime.cache import CacheKey, DiskCache, nearest
 
-KEY = cache_key("cubin", "source")
+KEY = CacheKey.of("cubin", source="source")
 
 
 def test_keys_tell_parts_apart() -> None:
-    assert cache_key("a", "bc") != cache_key("ab", "c")
-    assert cache_key("a", "b") == cache_key("a", "b")
+    assert CacheKey.of("a", x="bc").name != CacheKey.of("a", xb="c").name
+    assert CacheKey.of("a", x="b", y="c").name == CacheKey.of("a", y="c", x="b").name
+
+
+def test_entries_and_misses_tell_what_they_are_about(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path / "cache")
+    old, new = (CacheKey.of("cubin", source="x" * 100, nvrtc=version) for version in ("13.0", "13.5"))
+    cache.put(old, b"code", "a note")
+    assert cache.get(new) is None
+    assert cache.get(new) is None
+    (entry,), (miss,) = cache.entries(), cache.misses()
+    assert (entry.kind, entry.note, entry.about) == ("cubin", "a note", old.shown)
+    assert entry.about["source"].startswith("#")
+    found = nearest(miss, cache.entries())
+    assert found == (entry, {"nvrtc": "13.0"})
+    assert nearest(miss, []) is None
+    assert cache.clear() == (1, entry.size)
+    assert (cache.entries(), cache.misses()) == ([], [])
+
+
+def test_notes_about_misses_stay_few(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path / "cache")
+    for number in range(2000):
+        cache.get(CacheKey.of("cubin", source=str(number)))
+    assert cache.misses()[0].about == {"source": "1999"}
+    assert (tmp_path / "cache" / "misses.jsonl").stat().st_size < 70_000
 
 
 def test_what_is_put_is_got(tmp_path: Path) -> None:
@@ -32,7 +56,7 @@ def test_a_damaged_entry_is_a_miss_and_goes_away(tmp_path: Path, damage: bytes) 
     tmp_path.chmod(0o700)
     cache = DiskCache(tmp_path)
     cache.put(KEY, b"code")
-    entry = tmp_path / f"{KEY}.bin"
+    entry = tmp_path / f"{KEY.name}.bin"
     entry.write_bytes(damage)
     assert cache.get(KEY) is None
     assert not entry.exists()
@@ -58,11 +82,11 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_the_oldest_entries_go_first(tmp_path: Path) -> None:
-    cache = DiskCache(tmp_path / "cache", max_bytes=400)
-    keys = [cache_key("entry", str(number)) for number in range(4)]
+    cache = DiskCache(tmp_path / "cache", max_bytes=700)
+    keys = [CacheKey.of("entry", number=str(number)) for number in range(4)]
     for age, key in enumerate(keys[:3]):
         cache.put(key, bytes(100))
-        os.utime(tmp_path / "cache" / f"{key}.bin", (1000 + age, 1000 + age))
+        os.utime(tmp_path / "cache" / f"{key.name}.bin", (1000 + age, 1000 + age))
     cache.get(keys[0])  # now the youngest
     cache.put(keys[3], bytes(100))
     assert [cache.get(key) is not None for key in keys] == [True, False, True, True]
@@ -72,7 +96,7 @@ def test_a_writer_that_is_killed_leaves_no_broken_entry(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     code = f"""
 import pathlib
-from hamkaas.runtime.cache import DiskCache
+from hamkaas.runtime.cache import CacheKey, DiskCache
 cache = DiskCache(pathlib.Path({str(folder)!r}))
 print("ready", flush=True)
 while True:

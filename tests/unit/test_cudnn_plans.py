@@ -5,24 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from hamkaas.artifact import CudnnGraph, CudnnNode, CudnnTensor
+from hamkaas.artifact import CudnnGraph, CudnnNode, CudnnPlan, CudnnTensor
 from hamkaas.errors import TargetError
 from hamkaas.remarks import collect
 from hamkaas.runtime.cache import DiskCache
-from hamkaas.runtime.cudnn import Plan, Unsupported, frontend
+from hamkaas.runtime.cudnn import Unsupported, frontend
 from hamkaas.runtime.cudnn_plans import Decision, PlanStore, Trial, choose
 
 DENSE = CudnnTensor((1, 4, 8), (32, 8, 1), "float32")
 SPEC = CudnnGraph("float32", "float32", "float32", (DENSE, DENSE), (0,), (1,), (CudnnNode("relu", (0,), 1),))
 OTHER = CudnnGraph("float32", "float32", "float32", (DENSE, DENSE), (0,), (1,), (CudnnNode("silu", (0,), 1),))
 
-PLANS = [Plan(f"eng{number}", 256 * number, bytes([number]) * 9) for number in range(4)]
+PLANS = [CudnnPlan(SPEC, f"eng{number}", 256 * number, bytes([number]) * 9) for number in range(4)]
 
 
-def tried(*trials: tuple[float, float] | Exception) -> Callable[[Plan], Trial]:
+def tried(*trials: tuple[float, float] | Exception) -> Callable[[CudnnPlan], Trial]:
     """A device on which plan i does what trial i says."""
 
-    def attempt(plan: Plan) -> Trial:
+    def attempt(plan: CudnnPlan) -> Trial:
         trial = trials[PLANS.index(plan)]
         if isinstance(trial, Exception):
             raise trial
@@ -33,7 +33,7 @@ def tried(*trials: tuple[float, float] | Exception) -> Callable[[Plan], Trial]:
 
 def test_the_fastest_of_the_right_ones_wins() -> None:
     decision = choose(PLANS, tried((1e-4, 30), (1e-4, 20), (1e-4, 25), (0, 40)), 1e-3)
-    assert decision == Decision(PLANS[1], "20.0 us, the best of 4")
+    assert decision == Decision(PLANS[1], "20.0 us, the best of 4", 20)
 
 
 @pytest.mark.parametrize("wrong", [float("inf"), float("nan"), 2e-3])
@@ -78,7 +78,7 @@ def test_plans_of_others_are_not_used(tmp_path: Path, change: dict[str, object])
 
 
 def test_what_is_unsupported_is_remembered_too(tmp_path: Path) -> None:
-    def refuse(spec: CudnnGraph) -> list[Plan]:
+    def refuse(spec: CudnnGraph) -> list[CudnnPlan]:
         raise Unsupported("No valid engine configs")
 
     for build in (refuse, never):

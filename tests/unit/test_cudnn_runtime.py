@@ -74,7 +74,7 @@ def specs_of(*outputs: Any, maker: Maker) -> list[CudnnGraph]:
     return [build_graph(op) for op in module.ops if isinstance(op, cudnn.GraphOp)]
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(8))
 def test_llama2_graphs_are_described(number: int) -> None:
     if importlib.util.find_spec("cudnn") is None:
         pytest.skip("no frontend graphs: nvidia-cudnn-frontend is not installed")
@@ -85,7 +85,7 @@ def test_llama2_graphs_are_described(number: int) -> None:
     assert len(described["nodes"]) == len(kinds) + squares
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(8))
 def test_llama2_graphs_have_plans(number: int, h100: Device) -> None:
     plans = build_plans(llama2_specs()[number], h100)
     for plan in plans:

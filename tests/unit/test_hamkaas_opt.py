@@ -16,7 +16,8 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.passes import ModulePass
 from xdsl.utils.exceptions import PassFailedException
 
-from hamkaas.api import Target, compile_artifact
+from hamkaas.api import Target
+from hamkaas.compiler import compile_artifact
 from hamkaas.dialects import hamkaas
 from hamkaas.frontend import build_module
 from hamkaas.models.llama2 import Config, build_step

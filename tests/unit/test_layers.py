@@ -20,6 +20,8 @@ LAYERS = (
     ("passes",),
     ("pipeline", "weights"),
     ("universe",),
+    ("compiler",),
+    ("tune",),
     ("api",),
     ("tools", "models"),
 )
@@ -27,7 +29,7 @@ LAYERS = (
 
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 
-LAZY = {"api", "tools"}
+LAZY = {"api", "tune", "tools"}
 """Parts that import a runtime inside of functions, so that everything else works without one."""
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]

@@ -7,7 +7,8 @@ import pytest
 from graphs import assert_close
 
 import hamkaas as hk
-from hamkaas.api import Target, compile_artifact
+from hamkaas.api import Target
+from hamkaas.compiler import compile_artifact
 from hamkaas.frontend import build_module
 from hamkaas.tools.hamkaas_opt import main
 

@@ -9,7 +9,7 @@ import pytest
 from graphs import Case, cases
 
 import hamkaas as hk
-from hamkaas.api import compile_artifact
+from hamkaas.compiler import compile_artifact
 from hamkaas.frontend import build_module
 from hamkaas.models.llama2 import Config, build_graphs, build_step
 from hamkaas.runtime import nvrtc

@@ -36,5 +36,5 @@ def test_products(weights: Any, error: float, n: int) -> None:
 
 
 def test_unknown_precision() -> None:
-    with pytest.raises(hk.CompileError, match="expected weights of f32, f16, bf16, i8, got 'f8'"):
+    with pytest.raises(hk.CompileError, match="expected weights to be 'f32', 'f16', 'bf16' or 'i8', got 'f8'"):
         hk.compile(hk.InputTensor("x", "float32", [1]).relu(), target="cpu", weights="f8")  # type: ignore[arg-type]

@@ -34,10 +34,8 @@ def chunk_inputs(tokens: Sequence[int], begin: int, size: int) -> dict[str, NDAr
     """What `Transformer.chunk` takes for some tokens from position `begin` on, filled up to `size`."""
     padded = np.zeros(size, np.int64)
     padded[: len(tokens)] = tokens
-    positions = np.arange(begin, begin + size)
-    lengths = np.where(np.arange(size) < len(tokens), positions + 1, 0)
     bounds = {"begin": np.array([begin]), "end": np.array([begin + size])}
-    return {"tokens": padded, "positions": positions, "lengths": lengths, **bounds}
+    return {"tokens": padded, "positions": np.arange(begin, begin + size), **bounds}
 
 
 def parts(start: int, end: int, size: int, context: int) -> Iterator[tuple[int, int]]:

@@ -43,23 +43,27 @@ def build_chunk(config: Config, weights: Mapping[str, Weight], size: int) -> hk.
     return Transformer(config, weights).chunk(size)
 
 
-def build_graphs(config: Config, weights: Mapping[str, Weight], size: int) -> dict[str, hk.Tensor]:
+def build_graphs(
+    config: Config, weights: Mapping[str, Weight], size: int, cache: str = "float32"
+) -> dict[str, hk.Tensor]:
     """The graphs "step" and, unless `size` is 0, "chunk", over the same weights and states."""
-    transformer = Transformer(config, weights)
+    transformer = Transformer(config, weights, cache)
     return {STEP: transformer.step()} | ({CHUNK: transformer.chunk(size)} if size else {})
 
 
 class Transformer:
     """Weights and states of a model. Graphs that come from one transformer share them."""
 
-    def __init__(self, config: Config, weights: Mapping[str, Weight]):
+    def __init__(self, config: Config, weights: Mapping[str, Weight], cache: str = "float32"):
+        """`cache` is what keys and values are stored as: "float32", "float16" or "bfloat16"."""
         self.config = config
         self._weights = weights
         self._known: dict[str, Sequence[hk.Tensor]] = {}
         self._rotations = hk.ConstantTensor(rotations(config), "rotations")
         shape = [config.max_positions, config.num_kv_heads, config.head_dim]
         names = [f"layers.{layer}.{kind}" for layer in range(config.num_layers) for kind in ("keys", "values")]
-        self._states = {name: hk.BufferTensor("float32", shape, name) for name in names}
+        self._cache = cache
+        self._states = {name: hk.BufferTensor(cache, shape, name) for name in names}
 
     def step(self) -> hk.Tensor:
         """See `build_step`."""
@@ -67,7 +71,7 @@ class Transformer:
 
     def _step(self, token: hk.Tensor, position: hk.Tensor, length: hk.Tensor) -> hk.Tensor:
         x = self._weight("tok_embeddings", token).reshape(self.config.dim)
-        return self._logits(self._layers(x, _Place(self, 1, position, position, length, length)))
+        return self._logits(self._layers(x, _Place(self, 1, position, position, length)))
 
     def decode(self) -> dict[str, Sequence[hk.Tensor]]:
         """Greedy generation without the host: the graphs "start" and "next".
@@ -91,17 +95,15 @@ class Transformer:
     def chunk(self, size: int, *, all_rows: bool = False) -> hk.Tensor:
         """Logits after a chunk of `size` tokens: [vocab_size] after token number `row`, or [size, vocab_size].
 
-        Inputs, all int64: `tokens`, `positions` and `lengths` [size]; `begin` and `end` [1], the positions from the
-        first to behind the last; `row` [1], unless all rows are wanted. Token i sees the first lengths[i] positions of
-        the context, which is positions[i] + 1. What fills up a chunk has a length of 0: it sees nothing and is seen by
-        nobody, if its positions are written again before a length reaches them.
+        Inputs, all int64: `tokens` and `positions` [size]; `begin` and `end` [1], the positions from the first to
+        behind the last; `row` [1], unless all rows are wanted. Each token sees what stands before it, and itself. What
+        fills up a chunk stands behind all that counts: nobody sees it, if its positions are written again before a
+        token reaches them.
         """
-        tokens, positions, lengths = (
-            hk.InputTensor(name, "int64", [size]) for name in ("tokens", "positions", "lengths")
-        )
+        tokens, positions = (hk.InputTensor(name, "int64", [size]) for name in ("tokens", "positions"))
         begin, end = (hk.InputTensor(name, "int64", [1]) for name in ("begin", "end"))
         x = self._weight("tok_embeddings", tokens)
-        x = self._layers(x, _Place(self, size, positions, begin, end, lengths))
+        x = self._layers(x, _Place(self, size, positions, begin, end))
         if not all_rows:
             x = x.gather(hk.InputTensor("row", "int64", [1])).reshape(self.config.dim)
         return self._logits(x)
@@ -113,9 +115,9 @@ class Transformer:
             h = x.rms_norm(self._weight(f"{layer}.attention_norm"), config.norm_eps)
             query = place.rotate(self._linear(h, f"{layer}.wq"), config.num_heads)
             key = place.rotate(self._linear(h, f"{layer}.wk"), config.num_kv_heads)
-            keys = place.write(self._states[f"{layer}.keys"], key)
-            values = place.write(self._states[f"{layer}.values"], self._linear(h, f"{layer}.wv"))
-            attended = query.attention(keys, values, place.lengths).reshape(x.shape)
+            keys = place.write(self._states[f"{layer}.keys"], key.cast(self._cache))
+            values = place.write(self._states[f"{layer}.values"], self._linear(h, f"{layer}.wv").cast(self._cache))
+            attended = query.attention(keys, values, place.end).reshape(x.shape)
             x = x + self._linear(attended, f"{layer}.wo")
             h = x.rms_norm(self._weight(f"{layer}.ffn_norm"), config.norm_eps)
             gated = self._linear(h, f"{layer}.w1").silu() * self._linear(h, f"{layer}.w3")
@@ -165,23 +167,26 @@ class _Place:
         positions: hk.Tensor,
         begin: hk.Tensor,
         end: hk.Tensor,
-        lengths: hk.Tensor,
     ):
         self._config = of.config
         self._size = size
         self._rotation = of.rotation(positions)  # [size, head_dim / 2, 2]
-        self._begin, self._end = begin, end
-        self.lengths = lengths
+        self._rotations: dict[int, hk.Tensor] = {}
+        """By the number of heads of a token."""
+        self._begin, self.end = begin, end
 
     def rotate(self, x: hk.Tensor, heads: int) -> hk.Tensor:
         """Turns neighbouring pairs of each head by its position's angles: [heads, head_dim], or those of each token."""
         head_dim, size = self._config.head_dim, self._size
         rotation = self._rotation
         if size > 1:  # the same for all heads of a token
-            rotation = rotation.gather(hk.ConstantTensor(np.repeat(np.arange(size), heads)))
+            if heads not in self._rotations:
+                token_of = hk.ConstantTensor(np.repeat(np.arange(size), heads))
+                self._rotations[heads] = rotation.gather(token_of)
+            rotation = self._rotations[heads]
         pairs = x.reshape(size * heads, head_dim // 2, 2).complex_hadamard_product(rotation)
         return pairs.reshape(heads, head_dim) if size == 1 else pairs.reshape(size, heads, head_dim)
 
     def write(self, state: hk.Tensor, rows: hk.Tensor) -> hk.Tensor:
         """A cache of keys or values with those of the block: [max_positions, kv_heads, head_dim]."""
-        return state.replace(rows.reshape(self._size, *state.shape[1:]), self._begin, self._end)
+        return state.replace(rows.reshape(self._size, *state.shape[1:]), self._begin, self.end)

@@ -79,3 +79,69 @@ func.func @updated(%x: tensor<8xf32>, %w: tensor<8x4xf32>, %v: tensor<8x16xf32>,
   %1 = hamkaas.execute @g1(%x, %v, %s) : (tensor<8xf32>, tensor<8x16xf32>, tensor<16xf32>) -> tensor<16xf32>
   func.return %0, %1 : tensor<16xf32>, tensor<16xf32>
 }
+
+// -----
+
+// Groups without a reduction wait for the last of them, whatever stands between, as long as nobody reads a result...
+// CHECK-LABEL: func.func @pointwise
+// CHECK-NEXT: [[N:%.*]] = hamkaas.execute @norm(%x)
+// CHECK-NEXT: [[A:%.*]], [[B:%.*]] = hamkaas.execute @relu_0(%x, %y)
+// CHECK-NEXT: func.return [[A]], [[B]], [[N]]
+hamkaas.group @relu(%x: tensor<4x8xf32>) -> tensor<4x8xf32> {
+  %0 = hamkaas.relu %x : (tensor<4x8xf32>) -> tensor<4x8xf32>
+  hamkaas.yield %0 : tensor<4x8xf32>
+}
+hamkaas.group @norm(%x: tensor<4x8xf32>) -> tensor<4x8xf32> {
+  %w = hamkaas.constant 1.000000e+00 : f32 -> tensor<8xf32>
+  %0 = hamkaas.rms_norm %x, %w eps 1.000000e-05 : (tensor<4x8xf32>, tensor<8xf32>) -> tensor<4x8xf32>
+  hamkaas.yield %0 : tensor<4x8xf32>
+}
+func.func @pointwise(%x: tensor<4x8xf32>, %y: tensor<4x8xf32>) -> (tensor<4x8xf32>, tensor<4x8xf32>, tensor<4x8xf32>) {
+  %a = hamkaas.execute @relu(%x) : (tensor<4x8xf32>) -> tensor<4x8xf32>
+  %n = hamkaas.execute @norm(%x) : (tensor<4x8xf32>) -> tensor<4x8xf32>
+  %b = hamkaas.execute @relu(%y) : (tensor<4x8xf32>) -> tensor<4x8xf32>
+  func.return %a, %b, %n : tensor<4x8xf32>, tensor<4x8xf32>, tensor<4x8xf32>
+}
+
+// -----
+
+// ... as somebody does here.
+// CHECK-LABEL: func.func @read_in_between
+// CHECK-NEXT: [[A:%.*]] = hamkaas.execute @relu(%x)
+// CHECK-NEXT: hamkaas.execute @norm([[A]])
+// CHECK-NEXT: hamkaas.execute @relu(%y)
+hamkaas.group @relu(%x: tensor<4x8xf32>) -> tensor<4x8xf32> {
+  %0 = hamkaas.relu %x : (tensor<4x8xf32>) -> tensor<4x8xf32>
+  hamkaas.yield %0 : tensor<4x8xf32>
+}
+hamkaas.group @norm(%x: tensor<4x8xf32>) -> tensor<4x8xf32> {
+  %w = hamkaas.constant 1.000000e+00 : f32 -> tensor<8xf32>
+  %0 = hamkaas.rms_norm %x, %w eps 1.000000e-05 : (tensor<4x8xf32>, tensor<8xf32>) -> tensor<4x8xf32>
+  hamkaas.yield %0 : tensor<4x8xf32>
+}
+func.func @read_in_between(%x: tensor<4x8xf32>, %y: tensor<4x8xf32>) -> (tensor<4x8xf32>, tensor<4x8xf32>) {
+  %a = hamkaas.execute @relu(%x) : (tensor<4x8xf32>) -> tensor<4x8xf32>
+  %n = hamkaas.execute @norm(%a) : (tensor<4x8xf32>) -> tensor<4x8xf32>
+  %b = hamkaas.execute @relu(%y) : (tensor<4x8xf32>) -> tensor<4x8xf32>
+  func.return %b, %n : tensor<4x8xf32>, tensor<4x8xf32>
+}
+
+// -----
+
+// The second one reads what the first one updates in place: side by side it might read the new rows.
+// CHECK-LABEL: func.func @update
+// CHECK-NEXT: hamkaas.execute @put(
+// CHECK-NEXT: hamkaas.execute @relu(
+hamkaas.group @put(%y: tensor<1x8xf32>, %at: tensor<1xi64>, %to: tensor<1xi64>, %x: tensor<4x8xf32>) -> tensor<4x8xf32> {
+  %0 = hamkaas.replace_slice %x, %y from %at to %to : (tensor<4x8xf32>, tensor<1x8xf32>, tensor<1xi64>, tensor<1xi64>) -> tensor<4x8xf32>
+  hamkaas.yield %0 : tensor<4x8xf32>
+}
+hamkaas.group @relu(%x: tensor<4x8xf32>) -> tensor<4x8xf32> {
+  %0 = hamkaas.relu %x : (tensor<4x8xf32>) -> tensor<4x8xf32>
+  hamkaas.yield %0 : tensor<4x8xf32>
+}
+func.func @update(%x: tensor<4x8xf32>, %y: tensor<1x8xf32>, %at: tensor<1xi64>, %to: tensor<1xi64>) -> (tensor<4x8xf32>, tensor<4x8xf32>) {
+  %a = hamkaas.execute @put(%y, %at, %to, %x) : (tensor<1x8xf32>, tensor<1xi64>, tensor<1xi64>, tensor<4x8xf32>) -> tensor<4x8xf32>
+  %b = hamkaas.execute @relu(%x) : (tensor<4x8xf32>) -> tensor<4x8xf32>
+  func.return %a, %b : tensor<4x8xf32>, tensor<4x8xf32>
+}

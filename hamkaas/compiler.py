@@ -1,0 +1,68 @@
+"""From a graph to an artifact: the pipeline, then code generation. Needs no device."""
+
+import gc
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+from xdsl.dialects.builtin import ModuleOp
+
+from hamkaas import knobs
+from hamkaas.artifact import Artifact, CudnnPlan
+from hamkaas.codegen.cuda import print_cuda, shared_bytes
+from hamkaas.codegen.llvm import print_llvm
+from hamkaas.codegen.plan import build_artifact, print_plan
+from hamkaas.dialects import kernel
+from hamkaas.frontend import BuiltModule
+from hamkaas.pipeline import CudnnOptions, run_pipeline, write_dump
+from hamkaas.schedules.lowering import Target
+from hamkaas.universe import context
+
+DEFAULT_ARCH = "sm_90"
+
+
+@contextmanager
+def without_garbage_collection() -> Generator[None]:
+    """Nothing that is made inside is looked at for garbage before the end.
+
+    IR is full of cycles and nearly all of it is kept, so that a collection finds nothing and takes a quarter of the
+    time of a compile.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@without_garbage_collection()
+def compile_artifact(
+    built: BuiltModule,
+    target: Target,
+    arch: str = DEFAULT_ARCH,
+    cudnn: CudnnOptions | None = None,
+    plans: Sequence[CudnnPlan] = (),
+) -> Artifact:
+    """Generates the code of a graph. `arch` is a CUDA architecture such as "sm_90".
+
+    `cudnn` says what goes to cuDNN, and `plans` has what a device chose for its graphs (`hamkaas.tune`).
+    `HAMKAAS_DUMP` names a folder that gets the IR of each stage, the code and the plan.
+    """
+    module = built.module.clone()
+    run_pipeline(context(), module, target, cudnn=cudnn)
+    artifact = _generate_cpu(module) if target == "cpu" else _generate_cuda(module, arch, plans)
+    if knobs.DUMP.get() is not None:
+        write_dump("04-code.ll" if target == "cpu" else "04-code.cu", artifact.source)
+        write_dump("05-plan.txt", print_plan(module))
+    return artifact
+
+
+def _generate_cpu(module: ModuleOp) -> Artifact:
+    return build_artifact(module, "cpu", "", print_llvm(module), {})
+
+
+def _generate_cuda(module: ModuleOp, arch: str, plans: Sequence[CudnnPlan]) -> Artifact:
+    functions = [op for op in module.body.block.ops if isinstance(op, kernel.FuncOp)]
+    sizes = {op.sym_name.data: shared_bytes(op) for op in functions}
+    return build_artifact(module, "cuda", arch, print_cuda(module), sizes, plans)
