@@ -22,6 +22,7 @@ A `fork` copies no threads: make the runtime in the process that uses it.
 # llvmlite has no types.
 
 import ctypes
+import mmap
 import os
 import platform
 import sys
@@ -30,6 +31,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, cast
 
 import llvmlite
@@ -37,7 +39,7 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from hamkaas import knobs
-from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Launch, Program, Space
+from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Launch, Program, Space, TensorSpec
 from hamkaas.errors import RuntimeFault
 from hamkaas.runtime.cache import CacheKey, DiskCache
 
@@ -65,6 +67,13 @@ BYTES_PER_BLOCK = 64 << 10
 
 SECONDS_TO_READ = 0.1
 """How long the bandwidth is measured at least, after a first run that does not count."""
+
+MAX_COPIED_BYTES = 1 << 29
+"""Weights of up to this size in all are copied into one piece of memory, which takes 0.1 s; more stay where they are.
+
+A piece that large gets pages of 2 MB from numpy, where the system has them, and each weight starts at a cache line,
+which in a file it seldom does.
+"""
 
 _LINE = 16
 """Words between two places that different workers write: two cache lines, for processors fetch them in pairs."""
@@ -601,6 +610,36 @@ def _aligned(nbytes: int) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
     return memory[start : start + nbytes]
 
 
+def _settle(specs: Sequence[TensorSpec], weights: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """The weights as kernels read them: side by side in one piece of memory, or where they lie if that is too much."""
+    ends = list(accumulate(-(-spec.nbytes // ALIGNMENT) * ALIGNMENT for spec in specs))
+    if not ends or ends[-1] > MAX_COPIED_BYTES:
+        return [np.ascontiguousarray(weight) for weight in weights]
+    memory = _aligned(ends[-1])
+    settled: list[np.ndarray] = []
+    for spec, start, weight in zip(specs, [0, *ends[:-1]], weights, strict=True):
+        settled.append(memory[start : start + spec.nbytes].view(spec.numpy_dtype).reshape(spec.shape))
+        settled[-1][...] = weight
+        _let_go(weight)
+    return settled
+
+
+def _let_go(weight: np.ndarray) -> None:
+    """Frees the pages of a mapped file that a weight fills: it has been copied, and need not be in memory twice.
+
+    Whoever reads there again gets the same from the file.
+    """
+    owner: Any = weight
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if not isinstance(owner, mmap.mmap) or not hasattr(owner, "madvise"):
+        return
+    begin = weight.ctypes.data - np.frombuffer(owner, np.uint8).ctypes.data
+    first, last = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, (begin + weight.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        owner.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
 def _address(array: Any) -> int:
     """Where the elements of an array lie. Runs for each input and output of each run: `array.ctypes` takes 1 us."""
     try:
@@ -766,12 +805,13 @@ class CpuRuntime:
     ):
         """Compiles the code, or takes it from the cache.
 
-        `weights` are used where they lie: they may be memory-mapped and read-only. `workers` (or HAMKAAS_WORKERS) is
-        the number of workers of every program; without it, it depends on the cores and on the size of the program.
+        `weights` may be memory-mapped and read-only; if they are large, they are used where they lie (see
+        `MAX_COPIED_BYTES`). `workers` (or HAMKAAS_WORKERS) is the number of workers of every program; without it, it
+        depends on the cores and on the size of the program.
         """
         code = _Code(artifact.source, [kernel.name for kernel in artifact.kernels], progress)
         self._lock = threading.Lock()
-        self._weights = [np.ascontiguousarray(weight) for weight in weights]
+        self._weights = _settle(artifact.weights, weights)
         self._states = [_aligned(state.nbytes) for state in artifact.states]
         self._arena = _aligned(artifact.arena_bytes)
         self._status = ctypes.c_int64(0)
