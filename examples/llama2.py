@@ -13,40 +13,52 @@ import signal
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells expect."""
 
+
+def interrupt(*_: object) -> None:
+    """Ends the program, in one line."""
+    os.write(2, b"llama2.py: interrupted\n")
+    os._exit(INTERRUPTED)
+
+
 # The imports below take a while: until there is somebody to catch it, Ctrl-C ends the program without a traceback
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
+    signal.signal(signal.SIGINT, interrupt)
 
+import _thread
 import argparse
 import json
 import sys
+import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import hamkaas as hk
 from hamkaas import knobs
 from hamkaas.models.llama2 import (
+    BURST,
     TEMPLATES,
+    Bursts,
     Chat,
     Checkpoint,
     Config,
+    Feed,
     Meter,
     ModelFeed,
     Sampler,
+    Source,
+    Steps,
     StopStrings,
     TextStream,
     Transformer,
     Xorshift,
+    build_burst_graphs,
     build_graphs,
     chunk_size,
     generate,
@@ -54,6 +66,7 @@ from hamkaas.models.llama2 import (
     load_tokenizer,
     model_rows,
     perplexity,
+    report,
     with_template,
 )
 
@@ -79,8 +92,8 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, say
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"llama2.py: error: {where}{error.strerror}", file=sys.stderr)
+        print(f"llama2.py: error: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer has no place
         return 1
 
 
@@ -100,8 +113,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="llama2.py", description="Runs llama models.")
     add = parser.add_argument
     add("model", type=Path, help="a checkpoint of llama2.c, a GGUF file or a folder of Hugging Face")
-    add("positional", nargs="*", metavar="TEMPERATURE STEPS PROMPT", help="as in llama2.py")
-    add("-n", "--steps", type=int, help="0 runs to the end of the context (default: 256; a chat: 0)")
+    add("positional", nargs="*", default=[], metavar="TEMPERATURE STEPS PROMPT", help="as in llama2.py")
+    add(
+        "-n",
+        "--steps",
+        type=int,
+        help="positions of a text, or of a chat; 0: to the end of the context (default: 256; a chat: 0)",
+    )
     add("-i", "--prompt", help="text to begin with; in a chat the first message")
     add("--prompts", type=Path, metavar="FILE", help="texts to begin with, one a line")
     add("-z", "--tokenizer", type=Path, help="default: the model's own, tokenizer.bin beside it, or here")
@@ -111,6 +129,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--perplexity", type=Path, metavar="FILE", help="how well the model predicts a text")
     add("-c", "--context", type=int, metavar="N", help="use N positions of the context at most")
     add("--target", choices=["cpu", "cuda"], help="default: cuda if there is a driver, else cpu")
+    add(
+        "--burst",
+        type=int,
+        metavar="N",
+        help=f"steps that the device does at once, choosing tokens itself; 0: the host does (default: {BURST} on cuda)",
+    )
     precisions = ["f32", "f16", "bf16", "i8"]
     add(
         "--weights", choices=precisions, default="f32", help="precision of float32 matrices (default: f32, as they are)"
@@ -168,6 +192,7 @@ RANGES = (
     ("min_p", "--min-p", 0, 1),
     ("steps", "-n/--steps", 0, None),
     ("context", "-c/--context", 1, None),
+    ("burst", "--burst", 0, None),
 )
 """Option, its name, its least and its largest value."""
 
@@ -181,16 +206,37 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
             parser.error(f"argument {name}: expected {what}, got {value}")
     if not 0 < options.repetition_penalty < inf:
         parser.error(f"argument --repetition-penalty: expected more than 0, got {options.repetition_penalty}")
+    if options.burst and needs_host(options):
+        parser.error(
+            "argument --burst: expected a temperature of 0 or a nucleus (-p between 0 and 1), and none of --top-k, "
+            "--min-p, --repetition-penalty and --timing"
+        )
     if "" in options.stop:
         parser.error("argument --stop: expected a text, got an empty one")
-    if not options.model.exists():
-        parser.error(f"{options.model}: no such file")
-    for path in (options.tokenizer, options.prompts, options.perplexity):
-        if path is not None and (not path.exists() or path.is_dir()):
+    for path in (options.model, options.tokenizer, options.prompts, options.perplexity):
+        if path is not None and not path.exists():
             parser.error(f"{path}: no such file")
+        if path is not None and path.is_dir() and path is not options.model:
+            parser.error(f"{path}: expected a file, got a folder")
+    if options.json is not None and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
+        parser.error(f"argument --json: expected a file in a folder that exists, got {options.json}")
+    if options.dump is not None and options.dump.exists() and not options.dump.is_dir():
+        parser.error(f"argument --dump: expected a folder, got the file {options.dump}")
     modes = {"-m chat": options.mode == "chat", "--prompts": options.prompts, "--perplexity": options.perplexity}
     if len(given := [name for name, value in modes.items() if value]) > 1:
         parser.error(f"expected one of {' and '.join(given)}")
+
+
+def needs_host(options: argparse.Namespace) -> bool:
+    """Whether the host has to choose each token, or is asked to time it."""
+    return options.timing or not make_sampler(options, 1).fits_device
+
+
+def burst_size(options: argparse.Namespace) -> int:
+    """How many steps the device does at once; 0 if the host chooses each token."""
+    if options.burst is not None:
+        return options.burst
+    return BURST if options.target == "cuda" and not needs_host(options) else 0
 
 
 # from the options to a compiled model
@@ -203,32 +249,50 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         checkpoint = load(options)
     texts = encode_texts(parser, options, checkpoint)
     seed = options.seed if options.seed > 0 else int(time.time())
-    with meter.compiling() as progress, status("compiling", options.quiet):
-        model = compile_model(options, checkpoint, texts, progress)
-    with model, PromptBar(options.quiet) as bar:
+    options.target = hk.choose_target(options.target)
+    burst = burst_size(options)
+    with meter.compiling() as progress, Bar("compiling", "", options.quiet) as bar:
+
+        def show(what: str) -> None:
+            progress(what)
+            bar.show(what)
+
+        bar.show("compiling")
+        model = compile_model(options, checkpoint, texts, burst, show)
+    with model, Bar("prompt", "tokens", options.quiet) as bar:
         if options.perplexity is not None:
-            meter.attach(model_rows(model), checkpoint.step_bytes)
-            code = measure(options, checkpoint, meter, texts[0], bar)
+            code = measure(options, checkpoint, meter.count(model_rows(model)), texts[0], bar)
         else:
-            meter.attach(ModelFeed(model, checkpoint.config, bar.update), checkpoint.step_bytes)
             sampler = make_sampler(options, seed)
+            meter.attach(make_source(model, checkpoint.config, sampler, burst, bar), model, checkpoint.step_bytes)
             write_or_chat = chat if options.mode == "chat" else write_all
-            code = write_or_chat(options, checkpoint, meter, sampler, texts)
+            code = write_or_chat(options, checkpoint, meter, texts)
+        if options.quiet and options.json is None:
+            return code
+        numbers = meter.statistics()
     if not options.quiet:
-        print(meter.report(), file=sys.stderr)
+        print(report(numbers), file=sys.stderr)
     if options.json is not None:
-        options.json.write_text(json.dumps(meter.statistics() | {"seed": seed}, indent=2) + "\n")
+        write_file(options.json, json.dumps(numbers | {"seed": seed}, indent=2) + "\n")
     return code
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a file; an `OSError` says which one it was, also if it comes of a full disk."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def load(options: argparse.Namespace) -> Checkpoint:
     """The model, with a tokenizer, and with no more of a context than is wanted."""
-    with status("loading", options.quiet) as update:
-        checkpoint = load_checkpoint(options.model, update)
+    with Bar("loading", "tensors", options.quiet) as bar:
+        bar.show("loading")
+        checkpoint = load_checkpoint(options.model, bar.update)
         checkpoint = replace(checkpoint, config=cut_context(options, checkpoint.config))
         if options.tokenizer is not None or checkpoint.tokenizer is None:
-            beside = (options.model if options.model.is_dir() else options.model.parent) / "tokenizer.bin"
-            path = options.tokenizer or (beside if beside.exists() else Path("tokenizer.bin"))
+            path = options.tokenizer or find_tokenizer(options.model)
             checkpoint = replace(checkpoint, tokenizer=load_tokenizer(path, checkpoint.config.vocab_size))
         if options.template is not None:
             checkpoint = with_template(checkpoint, options.template)
@@ -239,11 +303,23 @@ def load(options: argparse.Namespace) -> Checkpoint:
         return checkpoint
 
 
+def find_tokenizer(model: Path) -> Path:
+    """A tokenizer of llama2.c that lies beside the model, or here."""
+    beside = (model if model.is_dir() else model.parent) / "tokenizer.bin"
+    for path in (beside, Path("tokenizer.bin")):
+        if path.exists():
+            return path
+    raise hk.CheckpointError(f"{beside}: expected a tokenizer beside the model, or here, got none (-z FILE names one)")
+
+
 def cut_context(options: argparse.Namespace, config: Config) -> Config:
     """No more positions than are wanted; each takes memory for its keys and values."""
-    if options.context is None and config.max_positions > MOST_POSITIONS and not options.quiet:
+    wanted = options.context or MOST_POSITIONS
+    if options.mode == "chat" and options.steps:
+        wanted = min(wanted, options.steps)
+    elif options.context is None and config.max_positions > MOST_POSITIONS and not options.quiet:
         print(f"# using {MOST_POSITIONS} positions of the context of {config.max_positions}", file=sys.stderr)
-    return replace(config, max_positions=min(options.context or MOST_POSITIONS, config.max_positions))
+    return replace(config, max_positions=min(wanted, config.max_positions))
 
 
 def encode_texts(
@@ -287,6 +363,7 @@ def compile_model(
     options: argparse.Namespace,
     checkpoint: Checkpoint,
     texts: Sequence[Sequence[int]],
+    burst: int,
     progress: Callable[[str], None],
 ) -> hk.Model:
     """The graphs that the mode needs, compiled; and written down where that is wanted."""
@@ -295,14 +372,18 @@ def compile_model(
         graphs = {"rows": Transformer(config, weights).chunk(min(ROWS, config.max_positions), all_rows=True)}
     else:
         longest = max(map(len, texts), default=config.max_positions)
-        graphs = build_graphs(config, weights, chunk_size(config, longest))
+        if burst:
+            size = chunk_size(config, longest - 1)  # the last token of a prompt is fed by the first burst
+            graphs = build_burst_graphs(config, weights, size, sampled=options.temperature > 0)
+        else:
+            graphs = build_graphs(config, weights, chunk_size(config, longest))
     if options.dump is None:
         return hk.compile(graphs, target=options.target, weights=options.weights, progress=progress)
     os.environ[knobs.DUMP.name] = str(options.dump)
     model = hk.compile(graphs, target=options.target, weights=options.weights, progress=progress)
     name = "code.cu" if model.target == "cuda" else "code.ll"
-    (options.dump / name).write_text(model.source)
-    (options.dump / "plan.txt").write_text(model.memory_plan)
+    write_file(options.dump / name, model.source)
+    write_file(options.dump / "plan.txt", model.memory_plan)
     return model
 
 
@@ -312,20 +393,24 @@ def make_sampler(options: argparse.Namespace, seed: int) -> Sampler:
     return Sampler(options.temperature, options.top_p, rng, options.top_k, options.min_p, options.repetition_penalty)
 
 
+def make_source(model: hk.Model, config: Config, sampler: Sampler, burst: int, bar: "Bar") -> Source:
+    """Where the tokens come from: bursts of steps, or single steps."""
+    if burst:
+        return Bursts(model, config, sampler, burst, bar.update)
+    return Steps(ModelFeed(model, config, bar.update), sampler)
+
+
 # the modes
 
 
-def write_all(
-    options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, sampler: Sampler, texts: list[list[int]]
-) -> int:
+def write_all(options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, texts: list[list[int]]) -> int:
     """Streams the texts to stdout, one after the other; Ctrl-C ends them early."""
     context = checkpoint.config.max_positions
     end = min(options.steps or context, context)
     for prompt in texts:
         used = 0
-        meter.begin()
         try:
-            used = write(options, checkpoint, meter, sampler, prompt, end)
+            used = write(options, checkpoint, meter, prompt, end)
         except KeyboardInterrupt:
             return INTERRUPTED
         finally:
@@ -335,15 +420,13 @@ def write_all(
     return 0
 
 
-def write(
-    options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, sampler: Sampler, prompt: list[int], end: int
-) -> int:
+def write(options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, prompt: list[int], end: int) -> int:
     """Streams one text that begins with a prompt; gives the number of positions that it takes."""
     assert checkpoint.tokenizer is not None
     stream, stop = TextStream(checkpoint.tokenizer, options.compat), StopStrings(options.stop)
     used = 0
     try:
-        for token, previous in generate(meter.feed, prompt, sampler, end, checkpoint.stop):
+        for token, previous in generate(meter, prompt, end, checkpoint.stop):
             if used == 0 and checkpoint.tokenizer.piece(prompt[0], -1) and prompt[0] not in checkpoint.stop:
                 show(stream.push(prompt[0], -1))
             used += 1
@@ -356,15 +439,8 @@ def write(
     return used
 
 
-def measure(
-    options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, tokens: list[int], bar: "PromptBar"
-) -> int:
+def measure(options: argparse.Namespace, checkpoint: Checkpoint, rows: Feed, tokens: list[int], bar: "Bar") -> int:
     """Prints the perplexity of a text."""
-
-    def rows(part: Sequence[int], start: int) -> NDArray[np.float32]:
-        meter.begin()
-        return meter.feed(part, start)
-
     context = checkpoint.config.max_positions
     try:
         found = perplexity(rows, tokens, context, min(ROWS, context), bar.update)
@@ -378,11 +454,9 @@ def measure(
 CHAT_HELP = "/help, /reset (forget the conversation), /stats, /save FILE (the conversation as JSON), /quit or Ctrl-D"
 
 
-def chat(
-    options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, sampler: Sampler, _: list[list[int]]
-) -> int:
+def chat(options: argparse.Namespace, checkpoint: Checkpoint, meter: Meter, _: list[list[int]]) -> int:
     """Messages from stdin, answers to stdout. Ctrl-C ends an answer; at a prompt, or without a terminal, the chat."""
-    conversation = Chat(checkpoint, meter.feed, sampler, options.system, options.stop)
+    conversation = Chat(checkpoint, meter, options.system, options.stop)
     interactive = sys.stdin.isatty()
     message = options.prompt
     try:
@@ -393,7 +467,7 @@ def chat(
             if message.startswith("/"):
                 command(conversation, meter, message)
             elif message:
-                code = answer(conversation, meter, message)
+                code = answer(conversation, message)
                 if code and not interactive:
                     return code
             message = ""
@@ -401,10 +475,9 @@ def chat(
         return INTERRUPTED
 
 
-def answer(conversation: Chat, meter: Meter, message: str) -> int:
+def answer(conversation: Chat, message: str) -> int:
     """Streams the answer to a message; gives an exit code, in case that nobody is there to go on."""
     try:
-        meter.begin()
         for text in conversation.reply(message):
             show(text)
         if conversation.is_full:
@@ -434,7 +507,7 @@ def command(conversation: Chat, meter: Meter, line: str) -> None:
         conversation.reset()
         print("the conversation is forgotten", file=sys.stderr)
     elif name == "/stats":
-        print(meter.report(), file=sys.stderr)
+        print(report(meter.statistics()), file=sys.stderr)
     elif name == "/save" and argument:
         try:
             Path(argument).write_text(json.dumps(conversation.messages, indent=2, ensure_ascii=False) + "\n")
@@ -460,60 +533,89 @@ def show_time(position: int, seconds: float) -> None:
     print(f"position {position}: {seconds * 1e3:.3f} ms", file=sys.stderr)
 
 
-@contextmanager
-def status(what: str, quiet: bool) -> Generator[Callable[[int, int], None]]:
-    """Shows on a terminal what is going on; gives a function that is told how much of how much is done."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown(quiet)) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+LINE_SECONDS = 2.0
+"""Without a terminal, what takes longer says so in a line each time that so much has passed."""
 
 
-def shown(quiet: bool) -> bool:
-    """Whether somebody looks at a terminal."""
-    return sys.stderr.isatty() and not quiet
+class Bar:
+    """How much of something is done, how fast, and how long the rest takes: a bar on a terminal, else lines."""
 
+    def __init__(self, what: str, unit: str, quiet: bool):
+        self._what, self._unit = what, unit
+        self._draws = sys.stderr.isatty() and not quiet
+        self._writes = not sys.stderr.isatty() and not quiet
+        self._progress: Progress | None = None
+        self._timer: threading.Timer | None = None
+        self._begun = self._said = time.monotonic()
 
-class PromptBar:
-    """How much of a prompt is done, and how fast; on a terminal only, and only while it lasts."""
-
-    def __init__(self, quiet: bool):
-        self._shown = shown(quiet)
-        self._bar: Progress | None = None
+    def show(self, what: str) -> None:
+        """Something begins, of which nobody knows how long it takes."""
+        if self._draws:
+            self._draw(what, 0, None)
+        if self._writes:
+            self._close()
+            self._timer = threading.Timer(LINE_SECONDS, self._write, [what])
+            self._timer.daemon = True
+            self._timer.start()
 
     def update(self, done: int, total: int) -> None:
-        """`done` of `total` tokens are through the model."""
-        if not self._shown:
-            return
-        if self._bar is None:
-            rate = TextColumn("{task.completed}/{task.total} tokens, {task.fields[rate]:.0f} tok/s")
-            columns = (TextColumn("prompt"), BarColumn(), rate, TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task("prompt", total=total, rate=0.0)
-        elapsed = self._bar.tasks[0].elapsed or 0.0
-        self._bar.update(self._task, completed=done, rate=done / elapsed if elapsed else 0.0)
+        """`done` of `total` units are done; 0 begins anew."""
+        now = time.monotonic()
+        if self._timer is not None:
+            self._timer.cancel()
+        if done == 0:
+            self._begun = self._said = now
+        rate = done / max(now - self._begun, 1e-6)
+        left = f", {(total - done) / rate:.0f} s left" if done else ""
+        text = f"{self._what}: {done}/{total} {self._unit}, {rate:.0f} {self._unit}/s{left}"
         if done >= total:
             self._close()
+        elif self._draws:
+            self._draw(text, done, total)
+        elif self._writes and now - self._said >= LINE_SECONDS:
+            self._write(text)
+
+    def _draw(self, text: str, done: int, total: int | None) -> None:
+        if self._progress is None:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.start()
+            self._progress.add_task("")
+        self._progress.update(self._progress.task_ids[0], description=text, completed=done, total=total)
+
+    def _write(self, text: str) -> None:
+        self._said = time.monotonic()
+        print(f"# {text}", file=sys.stderr, flush=True)
 
     def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
 
-    def __enter__(self) -> "PromptBar":
+    def __enter__(self) -> "Bar":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close()
 
 
-def _entry() -> NoReturn:
+def keep_interrupt(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Ctrl-C within a destructor or a callback of the interpreter is lost there: it comes again a moment later."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _entry() -> None:
     try:
+        sys.unraisablehook = keep_interrupt
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        interrupt()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """HamKaas: compiles tensor graphs into one program for a CPU or an NVIDIA GPU. Start reading at `pipeline.py`."""
 
-from hamkaas.api import Graph, Model, compile
+from hamkaas.api import Graph, Model, choose_target, compile
 from hamkaas.errors import (
     CheckpointError,
     CompileError,
@@ -39,6 +39,7 @@ __all__ = [
     "ScriptError",
     "TargetError",
     "Tensor",
+    "choose_target",
     "compile",
     "dequantize",
     "dump_script",

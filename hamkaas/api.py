@@ -39,6 +39,10 @@ class Runtime(Protocol):
         """Runs one program on inputs of the right shapes and types, `times` times in a row; gives the last outputs."""
         ...
 
+    def bandwidth(self, program: int) -> float | None:
+        """See `Graph.bandwidth`."""
+        ...
+
     def reset(self) -> None:
         """Zeroes the states."""
         ...
@@ -73,7 +77,7 @@ def compile(
     `CompileError` where the compiler fails.
     """
     named = graphs if isinstance(graphs, Mapping) else {MAIN: graphs}
-    target = _choose_target(target)
+    target = choose_target(target)
     with without_garbage_collection():
         built, artifact, options = _generate(named, target, weights, activations, cudnn, progress)
     runtime = _load(artifact, bind_weights(artifact.weights, built.weights), progress)
@@ -143,7 +147,11 @@ def _ask_cudnn(module: ModuleOp, cudnn: Cudnn, tf32: bool, arch: str, progress: 
             return None
 
 
-def _choose_target(target: str | None) -> Target:
+def choose_target(target: str | None = None) -> Target:
+    """The target that `compile` takes for this argument: "cuda" for None if a driver answers, else "cpu".
+
+    Raises `TargetError` for one that does not exist, or is not to be had here.
+    """
     if target == "cpu":
         return "cpu"
     if target not in (None, "cuda"):
@@ -323,6 +331,14 @@ class Graph:
             raise InputError(f"expected at least one run, got {times}")
         outputs = runtime.run(self._number, arrays, times)
         return outputs[0] if self._single else tuple(outputs)
+
+    def bandwidth(self) -> float | None:
+        """Bytes per second that the device can move, measured now: in a fraction of a second and in little memory.
+
+        On the CPU the graph's workers read the model's weights, or 256 MB of them, and do nothing else; None for a
+        model that has no weights. On CUDA it is what a copy within the memory of the device reads and writes together.
+        """
+        return self._model.runtime.bandwidth(self._number)
 
     def _names(self) -> str:
         return ", ".join(spec.name for spec in self.inputs) or "none"

@@ -183,7 +183,7 @@ def write_dump(name: str, text: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     except OSError as error:
-        raise CompileError(f"{knobs.DUMP.name}: expected {knobs.DUMP.doc}, got {error}") from error
+        raise CompileError(f"{folder / name}: cannot be written: {error.strerror}") from error
 
 
 def check_legal(stages: tuple[Stage, ...], module: ModuleOp) -> None:

@@ -22,13 +22,16 @@ A `fork` copies no threads: make the runtime in the process that uses it.
 # llvmlite has no types.
 
 import ctypes
+import mmap
 import os
 import platform
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, cast
 
 import llvmlite
@@ -36,7 +39,7 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from hamkaas import knobs
-from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Launch, Program, Space
+from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Launch, Program, Space, TensorSpec
 from hamkaas.errors import RuntimeFault
 from hamkaas.runtime.cache import CacheKey, DiskCache
 
@@ -52,6 +55,25 @@ BYTES_PER_SHARED_STEP = 32 << 10
 BYTES_PER_PIECE = 32 << 10
 MAX_PIECES = 8
 """A worker's share of a step is cut into so many pieces, if they are not smaller than that."""
+
+BYTES_TO_READ = 256 << 20
+"""Of this many bytes of weights the bandwidth is measured, if there are as many."""
+
+BYTES_PER_READING = 32 << 20
+"""What a measured run reads at least: small weights are read several times in a row."""
+
+BYTES_PER_BLOCK = 64 << 10
+"""A block of a step that only reads."""
+
+SECONDS_TO_READ = 0.1
+"""How long the bandwidth is measured at least, after a first run that does not count."""
+
+MAX_COPIED_BYTES = 1 << 29
+"""Weights of up to this size in all are copied into one piece of memory, which takes 0.1 s; more stay where they are.
+
+A piece that large gets pages of 2 MB from numpy, where the system has them, and each weight starts at a cache line,
+which in a file it seldom does.
+"""
 
 _LINE = 16
 """Words between two places that different workers write: two cache lines, for processors fetch them in pairs."""
@@ -444,6 +466,42 @@ stop:
   ret i64 1
 }}
 
+; A step that does nothing but read: blocks of a table of (address, bytes), in multiples of 256 bytes. Four streams a
+; block keep more of the processor's prefetchers busy than one.
+define void @hamkaas.read(i64 %begin, i64 %end, ptr %table) nounwind {{
+entry:
+  br label %blocks
+blocks:
+  %block = phi i64 [ %begin, %entry ], [ %block.next, %blocks.next ]
+  %is.more = icmp ult i64 %block, %end
+  br i1 %is.more, label %open, label %done
+open:
+  %entry.at = getelementptr inbounds [2 x i64], ptr %table, i64 %block
+  %size.at = getelementptr inbounds i64, ptr %entry.at, i64 1
+  %start = load ptr, ptr %entry.at, align 8
+  %size = load i64, ptr %size.at, align 8
+  %quarter = lshr i64 %size, 2
+  br label %lines
+lines:
+  %offset = phi i64 [ 0, %open ], [ %offset.next, %lines ]
+  %at.0 = getelementptr inbounds i8, ptr %start, i64 %offset
+  %at.1 = getelementptr inbounds i8, ptr %at.0, i64 %quarter
+  %at.2 = getelementptr inbounds i8, ptr %at.1, i64 %quarter
+  %at.3 = getelementptr inbounds i8, ptr %at.2, i64 %quarter
+  %unused.0 = load volatile <16 x float>, ptr %at.0, align 1
+  %unused.1 = load volatile <16 x float>, ptr %at.1, align 1
+  %unused.2 = load volatile <16 x float>, ptr %at.2, align 1
+  %unused.3 = load volatile <16 x float>, ptr %at.3, align 1
+  %offset.next = add i64 %offset, 64
+  %is.line = icmp ult i64 %offset.next, %quarter
+  br i1 %is.line, label %lines, label %blocks.next
+blocks.next:
+  %block.next = add i64 %block, 1
+  br label %blocks
+done:
+  ret void
+}}
+
 ; Tells a worker to stop; returns 1 if it is parked, so that the caller wakes it.
 define i64 @hamkaas.stop(ptr %control, i64 %worker) nounwind {{
   %line = add i64 %worker, 2
@@ -512,12 +570,13 @@ class _Code:
                 cache.put(key, code)
         self._jit = llvm.create_lljit_compiler()
         library = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
-        entries = ("run", "work", "serve", "stop")
+        entries = ("run", "work", "serve", "stop", "read")
         for name in (*kernels, *(f"hamkaas.{entry}" for entry in entries)):
             library.export_symbol(name)
         self._library = library.link(self._jit, "hamkaas")
         self.kernels = {name: self._address(name) for name in kernels}
-        self.run, self.work, self.serve, self.stop = (self._entry(entry) for entry in entries)
+        self.run, self.work, self.serve, self.stop = (self._entry(entry) for entry in entries[:4])
+        self.read = self._address("hamkaas.read")
 
     @staticmethod
     def _compile(text: str, cpu: str, features: str) -> bytes:
@@ -549,6 +608,36 @@ def _aligned(nbytes: int) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
     memory = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -_address(memory) % ALIGNMENT
     return memory[start : start + nbytes]
+
+
+def _settle(specs: Sequence[TensorSpec], weights: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """The weights as kernels read them: side by side in one piece of memory, or where they lie if that is too much."""
+    ends = list(accumulate(-(-spec.nbytes // ALIGNMENT) * ALIGNMENT for spec in specs))
+    if not ends or ends[-1] > MAX_COPIED_BYTES:
+        return [np.ascontiguousarray(weight) for weight in weights]
+    memory = _aligned(ends[-1])
+    settled: list[np.ndarray] = []
+    for spec, start, weight in zip(specs, [0, *ends[:-1]], weights, strict=True):
+        settled.append(memory[start : start + spec.nbytes].view(spec.numpy_dtype).reshape(spec.shape))
+        settled[-1][...] = weight
+        _let_go(weight)
+    return settled
+
+
+def _let_go(weight: np.ndarray) -> None:
+    """Frees the pages of a mapped file that a weight fills: it has been copied, and need not be in memory twice.
+
+    Whoever reads there again gets the same from the file.
+    """
+    owner: Any = weight
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if not isinstance(owner, mmap.mmap) or not hasattr(owner, "madvise"):
+        return
+    begin = weight.ctypes.data - np.frombuffer(owner, np.uint8).ctypes.data
+    first, last = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, (begin + weight.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        owner.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 def _address(array: Any) -> int:
@@ -651,6 +740,7 @@ class _Plan:
     """The addresses of inputs and outputs, filled in for each run."""
     io_address: int
     outputs: tuple[tuple[tuple[int, ...], np.dtype], ...]
+    num_workers: int
     memory: tuple[np.ndarray, ...]
     name: str
     faults: tuple[str, ...]
@@ -715,12 +805,13 @@ class CpuRuntime:
     ):
         """Compiles the code, or takes it from the cache.
 
-        `weights` are used where they lie: they may be memory-mapped and read-only. `workers` (or HAMKAAS_WORKERS) is
-        the number of workers of every program; without it, it depends on the cores and on the size of the program.
+        `weights` may be memory-mapped and read-only; if they are large, they are used where they lie (see
+        `MAX_COPIED_BYTES`). `workers` (or HAMKAAS_WORKERS) is the number of workers of every program; without it, it
+        depends on the cores and on the size of the program.
         """
         code = _Code(artifact.source, [kernel.name for kernel in artifact.kernels], progress)
         self._lock = threading.Lock()
-        self._weights = [np.ascontiguousarray(weight) for weight in weights]
+        self._weights = _settle(artifact.weights, weights)
         self._states = [_aligned(state.nbytes) for state in artifact.states]
         self._arena = _aligned(artifact.arena_bytes)
         self._status = ctypes.c_int64(0)
@@ -740,6 +831,7 @@ class CpuRuntime:
         ]
         self._num_workers = max(counts, default=1)
         self._pool = _Pool(code, self._num_workers)
+        self._readings: dict[int, _Reading] = {}
         self._finalizer = weakref.finalize(self, self._pool.stop)  # at the end of the interpreter too
         self.reset()
 
@@ -773,6 +865,7 @@ class CpuRuntime:
             io=io,
             io_address=ctypes.addressof(io),
             outputs=tuple((output.shape, output.numpy_dtype) for output in program.outputs),
+            num_workers=num_workers,
             memory=(args, table, patch_table, job),
             name=program.name,
             faults=program.faults,
@@ -804,6 +897,28 @@ class CpuRuntime:
                     self._raise_fault(plan)
             return outputs
 
+    def bandwidth(self, program: int) -> float | None:
+        """Bytes per second at which the workers of a program read weights if they do nothing else.
+
+        These are the weights themselves, where they lie, or 256 MB of them: in the caches if they fit, and without
+        memory of its own. The best of several runs; None for a model that has no weights.
+        """
+        with self._lock:
+            if not self._finalizer.alive:
+                raise RuntimeFault("the model is closed")
+            if program not in self._readings:
+                self._readings[program] = _Reading(self._weights, self._plans[program].num_workers, self._pool.code)
+            reading = self._readings[program]
+            if not reading.nbytes:
+                return None
+            seconds: list[float] = []
+            started = time.perf_counter()
+            while len(seconds) < 4 or time.perf_counter() - started < SECONDS_TO_READ:
+                begun = time.perf_counter()
+                self._pool.run(reading.job, 0)
+                seconds.append(time.perf_counter() - begun)
+            return reading.nbytes / min(seconds[1:])
+
     def _raise_fault(self, plan: _Plan) -> None:
         """Raises what the kernels found wrong, and forgets it."""
         fault, self._status.value = self._status.value, 0
@@ -821,6 +936,36 @@ class CpuRuntime:
         with self._lock:
             self._finalizer()
             self._plans, self._weights, self._states, self._arena = [], [], [], _aligned(0)
+
+
+class _Reading:
+    """A job that does nothing but read weights. It must live as long as the pool: late workers walk its table."""
+
+    def __init__(self, weights: Sequence[np.ndarray], workers: int, code: _Code):
+        """`job` is its address, and `nbytes` what it reads."""
+        blocks = np.array(list(_blocks_to_read(weights)), np.int64).reshape(-1, 2)
+        workers = max(1, min(workers, len(blocks)))
+        pieces = 1 if workers == 1 else max(1, min(MAX_PIECES, len(blocks) // workers))
+        nbytes = int(blocks[:, 1].sum())
+        times = -(-BYTES_PER_READING // nbytes) if nbytes else 0
+        table = np.zeros((times, _STEP_WORDS), np.int64)
+        table[:, :5] = (code.read, _address(blocks), len(blocks), workers, workers > 1)
+        table[:, 5] = np.arange(times) * workers * pieces
+        table[:, 6] = pieces
+        job = np.array([_address(table), times, workers, 0, 0, times * workers * pieces], np.int64)
+        self.job = _address(job)
+        self.nbytes = times * nbytes
+        self._memory = (blocks, table, job)
+
+
+def _blocks_to_read(weights: Sequence[np.ndarray]) -> Iterator[tuple[int, int]]:
+    """(address, bytes) of blocks of weights, from the last weight on: the first is a table of which little is read."""
+    left = BYTES_TO_READ
+    for weight in reversed(weights):
+        start, size = _address(weight), min(weight.nbytes, left) // 256 * 256
+        left -= size
+        for at in range(0, size, BYTES_PER_BLOCK):
+            yield start + at, min(BYTES_PER_BLOCK, size - at)
 
 
 def _refs(step: Launch | Copy) -> tuple[BufferRef, ...]:

@@ -25,6 +25,9 @@ from hamkaas.runtime.nvrtc import compile_cubin
 UPLOAD_CHUNK = 32 << 20
 """Bytes of pinned memory through which weights are uploaded; there are two such pieces, used in turn."""
 
+COPY_BYTES = 4 << 30
+"""Size of the copies that measure the bandwidth, unless the device has little memory left."""
+
 MAX_GRAPHS = 16
 """Instantiated graphs that are kept: one for each program and set of device arrays that it was called with."""
 
@@ -359,11 +362,13 @@ class CudaRuntime:
 
     def _graphs_of(self, program: int, external: tuple[int | None, ...], times: int) -> Iterator[Any]:
         """The graphs of `times` runs in a row, in order."""
+        uploads = None in external
         if times == 1:
-            yield self._graph(program, external, True, True)
+            yield self._graph(program, external, uploads, True)
             return
-        yield self._graph(program, external, True, False)
-        together, alone = divmod(times - 2, RUNS_TOGETHER)
+        if uploads:
+            yield self._graph(program, external, True, False)
+        together, alone = divmod(times - 1 - uploads, RUNS_TOGETHER)
         for _ in range(together):
             yield self._graph(program, external, False, False, RUNS_TOGETHER)
         for _ in range(alone):
@@ -386,6 +391,26 @@ class CudaRuntime:
                 check(driver.cuEventRecord(events[1], self._stream))
                 check(driver.cuEventSynchronize(events[1]))
                 return check(driver.cuEventElapsedTime(*events)) / 1e3 / times
+
+    def bandwidth(self, program: int) -> float | None:
+        """Bytes per second that a copy within the device's memory reads and writes together; the best of five.
+
+        The copy is of 4 GB, or of a quarter of the memory that is left.
+        """
+        with self._lock, ExitStack() as stack:
+            check(driver.cuCtxSetCurrent(self._context))
+            free, _ = check(driver.cuMemGetInfo())
+            size = min(COPY_BYTES, int(free) // 4)
+            source, target = (self._device_memory(stack, size) for _ in range(2))
+            events = [_event(stack) for _ in range(2)]
+            seconds: list[float] = []
+            for _ in range(5):
+                check(driver.cuEventRecord(events[0], self._stream))
+                check(driver.cuMemcpyDtoDAsync(target, source, size, self._stream))
+                check(driver.cuEventRecord(events[1], self._stream))
+                check(driver.cuEventSynchronize(events[1]))
+                seconds.append(check(driver.cuEventElapsedTime(*events)) / 1e3)
+            return 2 * size / min(seconds)
 
     def _place(self, array: Any, number: int, staging: "_Staging") -> int | None:
         """Brings a host array into pinned memory (None), or gives the pointer of a device array."""

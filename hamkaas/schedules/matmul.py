@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from math import gcd
 
-from xdsl.ir import SSAValue
+from xdsl.dialects.builtin import f16, f32
+from xdsl.ir import Attribute, SSAValue
 
 from hamkaas.dialects import hamkaas
 from hamkaas.dialects.hamkaas import tensor_type
@@ -31,8 +32,11 @@ CPU_BLOCKS = 16
 CPU_DOT_ROWS, CPU_DOT_COLUMNS = 4, 3
 """Tile of dot products with several rows: 12 accumulators, 4 + 3 vectors in flight; 16 registers are there."""
 
-CPU_VECTOR_COLUMNS = 1
-"""Dot products with one row: a single stream through the weights, four accumulators; more streams were slower."""
+CPU_STREAMS = 4
+"""Dot products with one row: runs of memory that a worker goes along side by side."""
+
+CPU_STEP = 16
+"""Dot products with one row: numbers of a stream that a worker takes before it turns to the next, a line of f32."""
 
 CPU_AXPY_ROWS, CPU_AXPY_VECTORS = 4, 2
 """Tile of axpy: 8 accumulators."""
@@ -99,7 +103,8 @@ def lower_matmul(lowering: Lowering, ops: Sequence[hamkaas.MatmulOp]) -> tuple[i
         if source is not None and product.m == 1:
             lowering.elements.streamed.add(source[0])
     if lowering.target == "cpu":
-        return _cpu_dot(lowering, product) if along_inner else _cpu_axpy(lowering, product)
+        dot = _cpu_dot_row if product.m == 1 else _cpu_dot
+        return dot(lowering, product) if along_inner else _cpu_axpy(lowering, product)
     if product.m > 1 or product.batch > 1:
         return _cuda_tiled(lowering, product, along_inner)
     return _cuda_dot(lowering, product) if along_inner else _cuda_axpy(lowering, product)
@@ -205,10 +210,9 @@ def _cpu_blocks(lowering: Lowering, tiles: int, body: Callable[[SSAValue], None]
 def _cpu_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     b, e = lowering.builder, lowering.elements
     rows = min(CPU_DOT_ROWS, product.m)
-    columns = min(CPU_DOT_COLUMNS if rows > 1 else CPU_VECTOR_COLUMNS, product.k)
-    columns = _even(columns, product.k, _pairs(lowering))
+    columns = _even(min(CPU_DOT_COLUMNS, product.k), product.k, _pairs(lowering))
     row_tiles, column_tiles = -(-product.m // rows), -(-product.k // columns)
-    team = Team(b, 1, lowering.lanes, Index.of(0), unroll=4 if rows == 1 else 1, chains=True)
+    team = Team(b, 1, lowering.lanes, Index.of(0))
     if (norm := _norm(lowering, product)) is not None:
         _normalize(lowering, norm, team)
 
@@ -230,6 +234,48 @@ def _cpu_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
 
     grid = _cpu_blocks(lowering, product.batch * row_tiles * column_tiles, tile)
     return grid, 1
+
+
+def _cpu_dot_row(lowering: Lowering, product: Product) -> tuple[int, int]:
+    """One row: each weight is read once, and reading is all that counts.
+
+    A tile is a column from each of a few streams, which are far apart in memory, so that a processor sees long runs and
+    fetches ahead in each. Neighbouring columns in turn, which look like jumps to and fro, took twice as long. Pairs of
+    columns that have to be known together are therefore summed one after the other.
+    """
+    b, e = lowering.builder, lowering.elements
+    pair = _even(1, product.k, _pairs(lowering))
+    pairs = product.k // pair
+    streams = min(max(CPU_STREAMS // len(product.ops), 1), pairs)
+    tiles = -(-pairs // streams)
+    starts = [min(number * tiles, pairs - tiles) for number in range(streams)]  # streams may have columns in common
+    # a step is one vector, unless a rest of a row would be left over; and 8 f16 twice convert faster than 16 at once
+    fits = product.n % CPU_STEP == 0 and _rhs_type(lowering, product) != f16
+    lanes = CPU_STEP if fits else lowering.lanes
+    team = Team(b, 1, lanes, Index.of(0), unroll=CPU_STEP // lanes, chains=True)
+    zero = Index.of(0)
+    if (norm := _norm(lowering, product)) is not None:
+        _normalize(lowering, norm, Team(b, 1, lowering.lanes, Index.of(0)))
+
+    def tile(t: SSAValue) -> None:
+        at = b.var(t, product.batch * tiles, "t")
+        batch, first = at // tiles, at % tiles
+        places: list[Position] = []
+        sums: list[list[SSAValue]] = [[] for _ in product.ops]
+        for member in range(pair):
+            columns = [(first + start) * pair + member for start in starts]
+
+            def products(n: Index, columns: Sequence[Index] = columns) -> list[SSAValue]:
+                left = e.at(product.lhs, product.lhs_at(batch, zero, n))
+                return [b.mul(left, e.at(op.rhs, product.rhs_at(batch, n, j))) for op in product.ops for j in columns]
+
+            totals = team.reduce(Span(product.n), [Combine.ADD] * (streams * len(product.ops)), products)
+            places += [product.result_at(batch, zero, j) for j in columns]
+            for number, of_op in enumerate(sums):
+                of_op += totals[number * streams : (number + 1) * streams]
+        _finish(lowering, product, places, [x for of_op in sums for x in of_op])
+
+    return _cpu_blocks(lowering, product.batch * tiles, tile), 1
 
 
 def _even(tile: int, size: int, pairs: int) -> int:
@@ -328,6 +374,12 @@ def _element_bytes(lowering: Lowering, product: Product) -> int:
     """Bytes of an element of the matrix, of the widest of several, where it lies in memory."""
     sources = [lowering.elements.source(op.rhs, product.rhs_at(*[Index.of(0)] * 3)) for op in product.ops]
     return max(4 if source is None else element_bytes(tensor_type(source[0]).element_type) for source in sources)
+
+
+def _rhs_type(lowering: Lowering, product: Product) -> Attribute:
+    """The type of an element of the matrix where it lies in memory."""
+    source = lowering.elements.source(product.ops[0].rhs, product.rhs_at(*[Index.of(0)] * 3))
+    return f32 if source is None else tensor_type(source[0]).element_type
 
 
 def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:

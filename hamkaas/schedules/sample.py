@@ -2,10 +2,11 @@
 
 With p = softmax(logits / temperature), the cut of a nucleus and the token that the coin picks are both of the form
 "the largest threshold t such that the sum of all p >= t exceeds a given mass". The bits of a positive float are
-ordered like the float, so 31 halvings of an integer find each threshold exactly; ties are told apart by their index.
+ordered like the float, so a search over the digits of an integer finds each threshold exactly, with one pass over the
+logits for each digit of two bits; ties are told apart by their index.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from xdsl.dialects import arith
@@ -23,8 +24,11 @@ from hamkaas.schedules.team import Span, Team
 CUDA_THREADS = 1024
 """Threads of the one block."""
 
-FLOAT_BITS = 31
-"""Bits of a float32 but its sign."""
+WEIGHT_BITS = 30
+"""Bits of a float32 from 0 to 1 that are not 0 in all of them."""
+
+DIGIT_BITS = 2
+"""Bits that one pass of a search decides: it adds up three sums at once. With three bits, seven sums make spills."""
 
 
 def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
@@ -44,43 +48,43 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
         """p of token k, but for the sum: 1 for the largest logit."""
         return b.exp(b.mul(b.sub(e.at(op.logits, (k,)), largest_logit), inverse))
 
-    def total(of: Callable[[Index], SSAValue]) -> SSAValue:
-        return team.reduce(Span(n), [Combine.ADD], lambda k: [of(k)])[0]
+    def totals(of: Callable[[Index], Sequence[SSAValue]], count: int) -> list[SSAValue]:
+        return team.reduce(Span(n), [Combine.ADD] * count, of)
 
-    def mass_from(bits: SSAValue) -> SSAValue:
-        """The sum of the weights that are at least the float with these bits."""
-        threshold = _as_float(b, bits)
+    def masses_from(bits: Sequence[SSAValue]) -> list[SSAValue]:
+        """For each of some floats, given by their bits, the sum of the weights that are at least as large."""
+        thresholds = [_as_float(b, x) for x in bits]
 
-        def counted(k: Index) -> SSAValue:
+        def counted(k: Index) -> list[SSAValue]:
             w = weight(k)
-            return b.select(b.compare("oge", w, threshold), w, b.real(0.0))
+            return [b.select(b.compare("oge", w, threshold), w, b.real(0.0)) for threshold in thresholds]
 
-        return total(counted)
+        return totals(counted, len(bits))
 
     def threshold(mass: SSAValue) -> SSAValue:
         """The bits of the largest weight w such that the weights from w up sum to more than `mass`."""
-        return _largest(b, FLOAT_BITS, lambda bits: b.compare("ogt", mass_from(bits), mass))
+        return _largest(b, WEIGHT_BITS, lambda bits: [b.compare("ogt", x, mass) for x in masses_from(bits)])
 
     def above(bits: SSAValue) -> SSAValue:
-        return mass_from(b.add(bits, b.integer(1)))
+        return masses_from([b.add(bits, b.integer(1))])[0]
 
-    def equal_before(bits: SSAValue, end: SSAValue) -> SSAValue:
-        """How many of the tokens before `end` have the weight with these bits."""
+    def equal_before(bits: SSAValue, ends: Sequence[SSAValue]) -> list[SSAValue]:
+        """For each of some ends, how many of the tokens before it have the weight with these bits."""
         wanted = _as_float(b, bits)
 
-        def is_one(k: Index) -> SSAValue:
-            here = b.compare("slt", b.index_cast(b.index(k), i64), end)
-            return b.select(b.both(here, b.compare("oeq", weight(k), wanted)), b.real(1.0), b.real(0.0))
+        def counted(k: Index) -> list[SSAValue]:
+            here, same = b.index_cast(b.index(k), i64), b.compare("oeq", weight(k), wanted)
+            return [b.select(b.both(b.compare("slt", here, end), same), b.real(1.0), b.real(0.0)) for end in ends]
 
-        return _floor(b, total(is_one))
+        return [_floor(b, count) for count in totals(counted, len(ends))]
 
-    mass = total(weight)
-    everything = b.compare("oge", top_p, b.real(1.0))
+    (mass,) = totals(lambda k: [weight(k)], 1)
     wanted = b.mul(top_p, mass)
+    everything = b.compare("oge", top_p, b.real(1.0))
     cut = b.select(everything, b.integer(0), threshold(wanted))
     kept_above = above(cut)
     ties = b.add(_times(b, b.sub(wanted, kept_above), cut), b.integer(1))
-    ties = _smaller(b, ties, equal_before(cut, b.integer(n)))
+    ties = _smaller(b, ties, equal_before(cut, [b.integer(n)])[0])
     kept = b.fma(b.insert(arith.SIToFPOp(ties, f32)).results[0], _as_float(b, cut), kept_above)
 
     target = b.mul(coin, kept)
@@ -90,7 +94,9 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
     one = b.insert(arith.ExtUIOp(b.insert(arith.BitcastOp(b.real(1.0), i32)).results[0], i64)).results[0]
     chosen, rank = b.select(greedy, one, chosen), b.select(greedy, b.integer(0), rank)
 
-    token = _largest(b, (n - 1).bit_length(), lambda end: b.compare("sle", equal_before(chosen, end), rank))
+    token = _largest(
+        b, (n - 1).bit_length(), lambda ends: [b.compare("sle", x, rank) for x in equal_before(chosen, ends)]
+    )
     token = _smaller(b, token, b.integer(n - 1))
     e.known[op.result] = lambda _: token
     store = partial(lowering.store_output, op.result, first)
@@ -101,15 +107,25 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
     return 1, threads
 
 
-def _largest(b: Builder, bits: int, holds: Callable[[SSAValue], SSAValue]) -> SSAValue:
-    """The largest i64 of `bits` bits for which a condition holds that holds up to some number; 0 if for none."""
+def _largest(b: Builder, bits: int, hold: Callable[[Sequence[SSAValue]], Sequence[SSAValue]]) -> SSAValue:
+    """The largest i64 of `bits` bits for which a condition holds that holds up to some number; 0 if for none.
+
+    `hold` says of several numbers at once whether it does.
+    """
+    digits = -(-bits // DIGIT_BITS)
 
     def decide(number: SSAValue, state: list[SSAValue]) -> list[SSAValue]:
-        shift = b.index_cast(b.sub(b.number(bits - 1), number), i64)
-        trial = b.add(state[0], b.insert(arith.ShLIOp(b.integer(1), shift)).results[0])
-        return [b.select(holds(trial), trial, state[0])]
+        shift = b.index_cast(b.mul_index(b.sub(b.number(digits - 1), number), b.number(DIGIT_BITS)), i64)
+        trials = [
+            b.add(state[0], b.insert(arith.ShLIOp(b.integer(digit), shift)).results[0])
+            for digit in range(1, 1 << DIGIT_BITS)
+        ]
+        best = state[0]
+        for trial, holds in zip(trials, hold(trials), strict=True):
+            best = b.select(holds, trial, best)
+        return [best]
 
-    return b.loop(b.number(0), b.number(bits), 1, [b.integer(0)], decide, "bit")[0]
+    return b.loop(b.number(0), b.number(digits), 1, [b.integer(0)], decide, "digit")[0]
 
 
 def _as_float(b: Builder, bits: SSAValue) -> SSAValue:

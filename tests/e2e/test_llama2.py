@@ -1,5 +1,6 @@
 """The runner as people use it: a process, its output, its exit code."""
 
+import importlib.util
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import llama_reference
 import numpy as np
@@ -21,9 +23,23 @@ ROOT = Path(__file__).parents[2]
 RUNNER = ROOT / "examples" / "llama2.py"
 
 
-def run(*arguments: object, stdin: str = "", **options: object) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs the runner. Lines of progress are left out: they depend on how busy the machine is."""
     command = [sys.executable, str(RUNNER), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=120, **options)  # type: ignore[call-overload]
+    done = subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=120)
+    done.stderr = re.sub(r"^# (loading|compiling|prompt).*\n", "", done.stderr, flags=re.MULTILINE)
+    return done
+
+
+@pytest.fixture
+def runner() -> ModuleType:
+    """The runner as a module."""
+    spec = importlib.util.spec_from_file_location("runner", RUNNER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("version", ["", "_v1"])
@@ -40,11 +56,64 @@ def test_texts_of_llama2c(models: Path, version: str, options: list[object], exp
     model = models / f"stories260K{version}.bin"
     done = run(model, "-z", models / "tok512.bin", "-n", 256, "--target", "cpu", *options)
     assert (done.returncode, done.stdout) == (0, (models / "expected" / expected).read_text())
+    assert re.fullmatch(r"# 256 tokens: .* GB/s of weights \(\d+ % of [\d.]+ for reading alone\); .*\n", done.stderr)
+
+
+@pytest.mark.parametrize("burst", [1, 16])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["-t", 0, "-i", "Once upon a time"], "once_upon_a_time_t0_n256.txt"),
+        (["-t", 0], "empty_prompt_t0_n256.txt"),
+        (["-t", 1.0, "-p", 0.9, "-s", 133742], "seeded_t1_p09_s133742_n256.txt"),
+    ],
+)
+def test_texts_of_llama2c_in_bursts(models: Path, burst: int, options: list[object], expected: str) -> None:
+    model = [models / "stories260K.bin", "-z", models / "tok512.bin", "-n", 256, "--target", "cpu"]
+    done = run(*model, "--burst", burst, *options)
+    assert (done.returncode, done.stdout) == (0, (models / "expected" / expected).read_text())
     assert done.stderr.startswith("# 256 tokens: ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "on_cuda"),
+    [
+        ([], 16),
+        (["-t", "0", "--stop", "x", "-m", "chat"], 16),
+        (["--burst", "0"], 0),
+        (["--burst", "40"], 40),
+        (["--timing"], 0),
+        (["--top-k", "5"], 0),
+        (["--min-p", "0.1"], 0),
+        (["--repetition-penalty", "1.1", "-t", "0"], 0),
+        (["-p", "1"], 0),
+        (["-p", "0"], 0),
+        (["-p", "1", "-t", "0"], 16),
+    ],
+)
+def test_when_the_device_chooses(runner: ModuleType, models: Path, arguments: list[str], on_cuda: int) -> None:
+    parser = runner.make_parser()
+    options = parser.parse_args([str(models / "stories260K.bin"), *arguments])
+    runner.merge_positional(parser, options)
+    runner.check_options(parser, options)
+    options.target = "cuda"
+    assert runner.burst_size(options) == on_cuda
+    options.target = "cpu"
+    assert runner.burst_size(options) == (options.burst or 0)
+
+
+def test_prompts_and_stop_strings_in_bursts(models: Path, tmp_path: Path) -> None:
+    # a stop string ends a text within a burst; the seeded texts after it begin with the coins that were not used
+    (tmp_path / "prompts.txt").write_text("Once upon a time\nDonald was a little duck\nThe cat\n")
+    model = [models / "stories260K.bin", "-z", models / "tok512.bin", "--target", "cpu", "-q"]
+    options = ["-s", 4, "--prompts", tmp_path / "prompts.txt", "--stop", "She", "--stop", "He", "-n", 0, "-c", 100]
+    steps, bursts = (run(*model, *options, "--burst", burst) for burst in (0, 16))
+    assert (bursts.returncode, bursts.stdout) == (0, steps.stdout)
+    assert len(bursts.stdout.splitlines()) >= 3
+
+
 def test_int8(models: Path) -> None:
-    # llama2.c rounds activations to int8 too; we do not, so that texts part in the end
+    # llama2.c rounds activations to int8 too; we do not, so that texts part in the end: tests/unit/test_llama2_int8.py
     model = models / "stories260K_v2_q80_gs4.bin"
     done = run(model, "-z", models / "tok512.bin", "-t", 0, "-i", "Once upon a time", "--target", "cpu")
     expected = (models / "expected" / "runq_gs4_once_upon_a_t0_n256.txt").read_text()
@@ -171,21 +240,64 @@ def test_the_end_of_the_context_is_said(models: Path) -> None:
     assert "# the context of 32 positions is full\n" in done.stderr
 
 
+def test_progress_without_a_terminal(
+    runner: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now)
+    with runner.Bar("prompt", "tokens", False) as bar:
+        for done, seconds in ((0, 0), (64, 1.9), (128, 2), (192, 2.5), (256, 4), (400, 5)):
+            now = 100.0 + seconds
+            bar.update(done, 400)
+        now = 200.0
+        bar.update(0, 10)  # the next prompt
+        bar.update(5, 10)
+    with runner.Bar("prompt", "tokens", True) as bar:
+        now = 300.0
+        bar.update(1, 2)
+    expected = ["# prompt: 128/400 tokens, 64 tokens/s, 4 s left", "# prompt: 256/400 tokens, 64 tokens/s, 2 s left"]
+    assert capsys.readouterr().err.splitlines() == expected
+    monkeypatch.undo()
+    monkeypatch.setattr(runner, "LINE_SECONDS", 0.05)
+    with runner.Bar("compiling", "", False) as bar:
+        bar.show("compiling 3 kernels")
+        time.sleep(0.3)
+        bar.show("this is over at once")
+    time.sleep(0.2)
+    assert capsys.readouterr().err == "# compiling 3 kernels\n"
+
+
 def test_statistics_as_json(models: Path, tmp_path: Path) -> None:
     done = run(
-        models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-n", 8, "-q", "--json", tmp_path / "s.json"
-    )
+        models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "-n", 8, "-q", "--json", tmp_path / "s.json",
+        "--target", "cpu"
+    )  # fmt: skip
     assert done.stderr == ""
     statistics = json.loads((tmp_path / "s.json").read_text())
     assert statistics["tokens"] == statistics["prompt_tokens"] + statistics["decode_tokens"] == 8
     numbers = ("tokens_per_second", "prompt_tokens_per_second", "first_token_seconds", "peak_memory_bytes", "seed")
     assert all(statistics[name] > 0 for name in numbers)
+    assert statistics["bandwidth_of"] == "reading alone"
+    ratio = statistics["weight_bytes_per_second"] / statistics["bandwidth_bytes_per_second"]
+    assert statistics["percent_of_bandwidth"] == pytest.approx(100 * ratio)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([], "the following arguments are required: model"),
         (["nothing.bin"], "nothing.bin: no such file"),
+        (["{model}"], "tokenizer.bin: expected 512 tokens, as the checkpoint has, got 32000"),
+        (["{model}", "-z", "{models}"], "expected a file, got a folder"),
+        (
+            ["{model}", "-z", "{tok}", "--json", "{models}"],
+            "argument --json: expected a file in a folder that exists, got",
+        ),
+        (
+            ["{model}", "-z", "{tok}", "--json", "no/s.json"],
+            "argument --json: expected a file in a folder that exists, got",
+        ),
+        (["{model}", "-z", "{tok}", "--dump", "{tok}"], "argument --dump: expected a folder, got the file"),
         (["{model}", "-z", "nothing.bin"], "nothing.bin: no such file"),
         (["{model}", "-z", "{tok}", "-t", "-1"], "argument -t/--temperature: expected at least 0, got -1.0"),
         (["{model}", "-z", "{tok}", "-t", "nan"], "argument -t/--temperature: expected at least 0, got nan"),
@@ -195,6 +307,9 @@ def test_statistics_as_json(models: Path, tmp_path: Path) -> None:
         (["{model}", "-z", "{tok}", "--top-k", "-1"], "argument --top-k: expected at least 0, got -1"),
         (["{model}", "-z", "{tok}", "--min-p", "2"], "argument --min-p: expected between 0 and 1, got 2.0"),
         (["{model}", "-z", "{tok}", "--repetition-penalty", "0"], "expected more than 0, got 0.0"),
+        (["{model}", "-z", "{tok}", "--burst", "-1"], "argument --burst: expected at least 0, got -1"),
+        (["{model}", "-z", "{tok}", "--burst", "8", "--timing"], "argument --burst: expected a temperature of 0 or"),
+        (["{model}", "-z", "{tok}", "--burst", "8", "-p", "1"], "argument --burst: expected a temperature of 0 or"),
         (["{model}", "-z", "{tok}", "--stop", ""], "argument --stop: expected a text, got an empty one"),
         (["{model}", "-z", "{tok}", "-c", "0"], "argument -c/--context: expected at least 1, got 0"),
         (["{model}", "-z", "{tok}", "--prompts", "nothing.txt"], "nothing.txt: no such file"),
@@ -225,6 +340,13 @@ def test_bad_input(models: Path, arguments: list[str], message: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_no_tokenizer(models: Path, tmp_path: Path) -> None:
+    shutil.copy(models / "stories260K.bin", tmp_path / "model.bin")
+    done = run(tmp_path / "model.bin")
+    expected = f"{tmp_path}/tokenizer.bin: expected a tokenizer beside the model, or here, got none (-z FILE names one)"
+    assert (done.returncode, done.stderr) == (1, f"llama2.py: error: {expected}\n")
+
+
 def test_ctrl_c_prints_statistics(models: Path) -> None:
     command = [sys.executable, RUNNER, models / "stories260K.bin", "-z", models / "tok512.bin", "-t", "1", "-n", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -238,6 +360,17 @@ def test_ctrl_c_prints_statistics(models: Path) -> None:
     assert "Traceback" not in errors
 
 
+def test_ctrl_c_in_a_destructor_is_not_lost(runner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trap:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", runner.keep_interrupt)
+    Trap()
+    with pytest.raises(KeyboardInterrupt):
+        time.sleep(5)
+
+
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6, 1.2])
 def test_ctrl_c_while_starting(models: Path, seconds: float) -> None:
     command = [sys.executable, RUNNER, models / "stories260K.bin", "-z", models / "tok512.bin"]
@@ -248,6 +381,8 @@ def test_ctrl_c_while_starting(models: Path, seconds: float) -> None:
     # before the first line of the program runs, the signal ends Python as it ends any process
     assert process.returncode in (130, 0, -signal.SIGINT)
     assert "Traceback" not in errors
+    if process.returncode == 130:
+        assert re.fullmatch(r"llama2\.py: interrupted|# \d+ tokens: .*", errors.splitlines()[-1])
 
 
 def test_closed_pipe(models: Path) -> None:
@@ -261,7 +396,11 @@ def test_closed_pipe(models: Path) -> None:
 def test_full_disk(models: Path) -> None:
     done = run(models / "stories260K.bin", "-z", models / "tok512.bin", "-n", 4, "-q", "--json", "/dev/full")
     assert done.returncode == 1
-    assert done.stderr == "llama2.py: error: No space left on device\n"
+    assert done.stderr == "llama2.py: error: /dev/full: No space left on device\n"
+    command = [sys.executable, str(RUNNER), str(models / "stories260K.bin"), "-z", str(models / "tok512.bin"), "-q"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "llama2.py: error: standard output: No space left on device\n")
 
 
 def test_memory_while_a_checkpoint_of_a_gigabyte_runs(models: Path, tmp_path: Path) -> None:

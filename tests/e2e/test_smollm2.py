@@ -14,6 +14,7 @@ from hamkaas.models.llama2 import (
     Checkpoint,
     ModelFeed,
     Sampler,
+    Steps,
     Xorshift,
     build_graphs,
     generate,
@@ -38,7 +39,8 @@ def test_greedy_tokens(loaded: tuple[Checkpoint, ModelFeed], chats: list[dict[st
     assert checkpoint.stop == {2}
     for chat in chats:
         prompt, expected = chat["prompt_ids"], chat["greedy_ids"]
-        pairs = generate(feed, prompt, Sampler(0, 0.9, Xorshift(1)), len(prompt) + len(expected), frozenset())
+        source = Steps(feed, Sampler(0, 0.9, Xorshift(1)))
+        pairs = generate(source, prompt, len(prompt) + len(expected), frozenset())
         assert [token for token, _ in pairs][len(prompt) - 1 :][: len(expected)] == expected
 
 
@@ -61,7 +63,7 @@ def test_turns_keep_the_cache(loaded: tuple[Checkpoint, ModelFeed], chats: list[
         fed.extend(range(start, start + len(tokens)))
         return feed(tokens, start)
 
-    chat = Chat(checkpoint, counted, Sampler(0, 0.9, Xorshift(1)))
+    chat = Chat(checkpoint, Steps(counted, Sampler(0, 0.9, Xorshift(1))))
     assert "".join(chat.reply(chats[0]["user"])) == chats[0]["text"]
     first = len(fed)
     assert "Rome" in "".join(chat.reply("And what is the capital of Italy?"))
@@ -82,6 +84,16 @@ def test_chat_mode(smollm2: Path, tmp_path: Path) -> None:
         "user",
         "assistant",
     ] * 2
+
+
+def test_chat_mode_in_bursts(smollm2: Path) -> None:
+    # the answers end within a burst, and the next turn goes on from there
+    done = run(
+        smollm2, "-m", "chat", "-t", 0, "--target", "cpu", "-q", "--burst", 16, "-i", "What is the capital of France?",
+        stdin="And of Italy?\n"
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "The capital of France is Paris.\nThe capital of Italy is Rome.\n"
 
 
 def test_a_full_context(smollm2: Path) -> None:

@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gguf
 import llama_reference
 import numpy as np
 import pytest
 import safetensors.numpy
+from gguf_files import write_gguf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,47 +87,15 @@ def test_checkpoints(folder: Path, data: st.DataObject) -> None:
 def gguf_files() -> tuple[bytes, ...]:
     import tempfile
 
-    names = {
-        "attention_norm": "attn_norm",
-        "wq": "attn_q",
-        "wk": "attn_k",
-        "wv": "attn_v",
-        "wo": "attn_output",
-        "ffn_norm": "ffn_norm",
-        "w1": "ffn_gate",
-        "w2": "ffn_down",
-        "w3": "ffn_up",
+    weights = {
+        name: weight.astype(np.float16) if weight.ndim > 1 else weight
+        for name, weight in llama_reference.random_weights(CONFIG).items()
     }
     files: list[bytes] = []
-    for kind in ("llama", "gpt2"):
+    for tokenizer in ("llama", "gpt2"):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.gguf"
-            writer = gguf.GGUFWriter(path, "llama")
-            writer.add_embedding_length(CONFIG.dim)
-            writer.add_feed_forward_length(CONFIG.hidden_dim)
-            writer.add_block_count(CONFIG.num_layers)
-            writer.add_head_count(CONFIG.num_heads)
-            writer.add_head_count_kv(CONFIG.num_kv_heads)
-            writer.add_context_length(CONFIG.max_positions)
-            writer.add_layer_norm_rms_eps(1e-5)
-            writer.add_tokenizer_model(kind)
-            writer.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", "ab"])
-            writer.add_token_types([2, 3, 3, *[6] * 256, 1, 1, 1])
-            writer.add_bos_token_id(1)
-            writer.add_eos_token_id(2)
-            if kind == "llama":
-                writer.add_token_scores([float(-token) for token in range(CONFIG.vocab_size)])
-            else:
-                writer.add_token_merges(["a b"])
-            for name, weight in llama_reference.random_weights(CONFIG).items():
-                theirs = {"tok_embeddings": "token_embd", "norm": "output_norm"}.get(name)
-                if theirs is None:
-                    theirs = f"blk.0.{names[name.split('.')[2]]}"
-                writer.add_tensor(f"{theirs}.weight", weight.astype(np.float16) if weight.ndim > 1 else weight)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
+            write_gguf(path, CONFIG, weights, tokenizer=tokenizer)
             load_checkpoint(path)
             files.append(path.read_bytes())
     return tuple(files)
@@ -172,6 +140,7 @@ def sentencepiece_file(*pieces: str) -> bytes:
         ("tokenizer.model", sentencepiece_file("a", "\u2581bc", "d")),
         ("tokenizer.json", b'{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}}'),
     ],
+    ids=["llama2.c", "sentencepiece", "json"],
 )
 @given(data=st.data())
 def test_tokenizers(folder: Path, name: str, whole: bytes, data: st.DataObject) -> None:

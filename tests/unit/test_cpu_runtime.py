@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from hamkaas.artifact import Artifact, BufferRef, Copy, Kernel, Launch, Program, Space, TensorSpec
+from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Kernel, Launch, Program, Space, TensorSpec
 from hamkaas.errors import RuntimeFault
 from hamkaas.runtime import cpu
 from hamkaas.runtime.cpu import CpuRuntime, Schedule, choose_workers, schedule
@@ -250,8 +250,48 @@ def test_states_persist_until_reset(build: Any) -> None:
     np.testing.assert_array_equal(runtime.run(0, [ones])[0], 1)
 
 
-def test_weights_are_used_where_they_lie(build: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("sizes", [[100, 0, 3], [20_000, 7], [1, 3 << 20, 64]])
+def test_bandwidth(build: Any, workers: int, sizes: list[int]) -> None:
+    runtime = build(artifact(chain(3)), [np.ones(size, np.float32) for size in sizes], workers=workers)
+    for _ in range(3):
+        found = runtime.bandwidth(0)
+        assert 1e8 < found < 1e13
+        x = vector()
+        np.testing.assert_array_equal(runtime.run(0, [x])[0], np.roll(x, -1111 * 3) + 4)
+
+
+def test_every_weight_is_read_once_for_the_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = [np.ones(size, np.uint8) for size in (1000, 0, 200_000, 255, 512)]
+    blocks = list(cpu._blocks_to_read(weights))
+    assert [size for _, size in blocks] == [512, 65536, 65536, 65536, 200_000 // 256 * 256 - 3 * 65536, 768]
+    assert blocks[0][0] == weights[4].ctypes.data
+    assert [at - weights[2].ctypes.data for at, _ in blocks[1:5]] == [0, 65536, 2 * 65536, 3 * 65536]
+    monkeypatch.setattr(cpu, "BYTES_TO_READ", 1 << 17)
+    assert sum(size for _, size in cpu._blocks_to_read(weights)) == 1 << 17
+
+
+def test_bandwidth_of_a_model_without_weights(build: Any) -> None:
+    assert build(artifact(chain(1)), []).bandwidth(0) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no /proc/self/smaps: only Linux has it")
+def test_weights_that_are_copied_are_not_in_memory_twice(build: Any, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    np.ones(N + 7, np.float32).tofile(path)
+    mapped = np.memmap(path, np.float32, "r", offset=28, shape=(N,))
+    assert mapped.sum() == N
+    runtime = build(artifact(program(launch("increment", WEIGHT, Y)), weights=1), [mapped])
+    lines = Path("/proc/self/smaps").read_text().split(str(path))[1].splitlines()
+    resident = next(int(line.split()[1]) << 10 for line in lines if line.startswith("Rss:"))
+    assert resident <= 2 * 4096  # what it shares with neighbours
+    np.testing.assert_array_equal(runtime.run(0, [vector()])[0], 2)
+    assert mapped[0] == 1
+
+
+def test_large_weights_are_used_where_they_lie(build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A weight in a mapped file, read-only and at a multiple of 4 only: later changes of the file show."""
+    monkeypatch.setattr(cpu, "MAX_COPIED_BYTES", 4 * N - 1)
     path = tmp_path / "weights"
     np.arange(N + 7, dtype=np.float32).tofile(path)
     weight = np.memmap(path, np.float32, "r", offset=28, shape=(N,))
@@ -259,6 +299,32 @@ def test_weights_are_used_where_they_lie(build: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(runtime.run(0, [vector()])[0], np.arange(8, N + 8))
     np.memmap(path, np.float32, "r+")[:] = 5
     np.testing.assert_array_equal(runtime.run(0, [vector()])[0], 6)
+
+
+def test_other_weights_are_copied_side_by_side(build: Any, tmp_path: Path) -> None:
+    """The second of two weights in a mapped file: later changes of the file do not show."""
+    path = tmp_path / "weights"
+    np.arange(N + 7, dtype=np.float32).tofile(path)
+    weight = np.memmap(path, np.float32, "r", offset=28, shape=(N,))
+    second = BufferRef(Space.WEIGHT, 1)
+    runtime = build(artifact(program(launch("increment", second, Y)), weights=2), [weight, weight])
+    np.memmap(path, np.float32, "r+")[:] = 5
+    np.testing.assert_array_equal(runtime.run(0, [vector()])[0], np.arange(8, N + 8))
+
+
+def test_settled_weights_keep_their_values() -> None:
+    """Of all sizes and dtypes, some of them not contiguous; they start at cache lines."""
+    weights = [
+        np.arange(12, dtype=np.int8).reshape(4, 3).T,
+        np.arange(300, dtype=np.float32).reshape(3, 100)[:, ::2],
+        np.arange(5).astype(ml_dtypes.bfloat16),
+    ]
+    specs = [TensorSpec(str(number), weight.dtype.name, weight.shape) for number, weight in enumerate(weights)]
+    settled = cpu._settle(specs, iter(weights))
+    for weight, copy in zip(weights, settled, strict=True):
+        assert copy.dtype == weight.dtype
+        np.testing.assert_array_equal(copy, weight)
+        assert copy.ctypes.data % ALIGNMENT == 0
 
 
 @pytest.mark.parametrize("kind", ["strided", "read-only", "bfloat16"])

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from hamkaas.models.llama2 import (
     ModelFeed,
     Quantized,
     Sampler,
+    Steps,
     Xorshift,
     build_graphs,
     load_checkpoint,
@@ -240,7 +243,7 @@ def test_tokenizer_json_and_chat(tmp_path: Path) -> None:
         fed.extend(tokens)
         return np.eye(CONFIG.vocab_size, dtype=np.float32)[7]
 
-    assert list(Chat(checkpoint, feed, Sampler(0, 0, Xorshift(1))).reply("dog")) == []
+    assert list(Chat(checkpoint, Steps(feed, Sampler(0, 0, Xorshift(1)))).reply("dog")) == []
     assert fed == tokenizer.encode_turn("<|im_start|>user dog<|im_end|>")
     with pytest.raises(hk.CheckpointError, match=r"expected at most 10 tokens, as the checkpoint has, got 26\d"):
         load_tokenizer(path / "tokenizer.json", 10)
@@ -257,6 +260,20 @@ def test_exports_are_the_files_of_llama2c(models: Path, tmp_path: Path) -> None:
     ours, theirs = (np.fromfile(file, np.float32) for file in (tmp_path / "v0.bin", models / "stories260K.bin"))
     np.testing.assert_array_equal(ours[:7].view(np.int32), theirs[:7].view(np.int32))
     np.testing.assert_allclose(ours[7:], theirs[7:], rtol=0, atol=1e-7)  # the tables of rotations differ in a bit
+
+
+def test_export_into_a_pipe(tmp_path: Path) -> None:
+    # a device or a pipe is written to: it must not be replaced by a file
+    path = write_folder(tmp_path / "model", CONFIG, llama_reference.random_weights(CONFIG))
+    os.mkfifo(tmp_path / "pipe")
+    content: list[bytes] = []
+    reader = threading.Thread(target=lambda: content.append((tmp_path / "pipe").read_bytes()), daemon=True)
+    reader.start()
+    assert export_main([str(path), str(tmp_path / "pipe")]) == 0
+    reader.join(10)
+    assert export_main([str(path), str(tmp_path / "file")]) == 0
+    assert content == [(tmp_path / "file").read_bytes()]
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_export_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from hamkaas.models.llama2 import (
     Config,
     Sampler,
     ScoredTokenizer,
+    Steps,
     StopStrings,
     TextStream,
     Xorshift,
@@ -143,9 +144,9 @@ def test_a_stop_token_in_the_prompt_does_not_stop() -> None:
     def feed(tokens: Sequence[int], start: int) -> np.ndarray:
         return np.eye(10, dtype=np.float32)[script[start + len(tokens) - 1]]
 
-    sampler = Sampler(0, 0.9, Xorshift(1))
-    assert list(generate(feed, [1, 2, 3], sampler, 10, {2})) == [(2, 1), (3, 2), (7, 3)]
-    assert list(generate(feed, [1, 2, 3], sampler, 2, {2})) == [(2, 1), (3, 2)]
+    source = Steps(feed, Sampler(0, 0.9, Xorshift(1)))
+    assert list(generate(source, [1, 2, 3], 10, {2})) == [(2, 1), (3, 2), (7, 3)]
+    assert list(generate(source, [1, 2, 3], 2, {2})) == [(2, 1), (3, 2)]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def conversation(template: str) -> tuple[list[str], Chat]:
     config = Config(8, 8, 1, 1, 1, len(TOY.pieces), 400, True)
     checkpoint = with_template(Checkpoint(config, {}, tokenizer), "llama2")
     assert checkpoint.stop == {1, 2}
-    return fed, Chat(replace(checkpoint, chat_template=template), feed, Sampler(0, 0, Xorshift(1)), "be c")
+    return fed, Chat(replace(checkpoint, chat_template=template), Steps(feed, Sampler(0, 0, Xorshift(1))), "be c")
 
 
 def test_template_of_llama2() -> None:

@@ -211,7 +211,7 @@ def test_dump_replays_to_the_same_code(
 def test_a_dump_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HAMKAAS_DUMP", str(tmp_path / "file"))
-    with pytest.raises(hk.CompileError, match=r"HAMKAAS_DUMP: expected a folder .*, got .*File exists"):
+    with pytest.raises(hk.CompileError, match=r"file/00-graph\.mlir: cannot be written: File exists$"):
         double()
 
 

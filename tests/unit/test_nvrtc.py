@@ -12,7 +12,7 @@ import hamkaas as hk
 from hamkaas.artifact import Launch
 from hamkaas.compiler import compile_artifact
 from hamkaas.frontend import build_module
-from hamkaas.models.llama2 import Config, build_graphs, build_step
+from hamkaas.models.llama2 import Config, Transformer, build_graphs, build_step
 from hamkaas.runtime import nvrtc
 from hamkaas.runtime.nvrtc import compile_cubin, compile_ptx, resources
 
@@ -92,6 +92,15 @@ def test_before_sm_90_there_are_no_clusters_and_no_dependent_launches() -> None:
         assert isinstance(launch, Launch)
         assert launch.grid == (16 if clusters else 2)
         assert compile_cubin(artifact.source, arch).image.startswith(ELF)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("name", ["260K", "SmolLM2-135M", "odd"])
+def test_generation_on_the_device_compiles(name: str, sampled: bool) -> None:
+    weights = {weight: np.broadcast_to(np.float32(0), shape) for weight, shape in MODELS[name].weight_shapes()}
+    graphs = Transformer(MODELS[name], weights).decode(sampled=sampled)
+    cubin = compile_cubin(compile_artifact(build_module(graphs), "cuda", ARCH).source, ARCH, use_cache=False)
+    assert all((kernel.spill_stores, kernel.spill_loads) == (0, 0) for kernel in resources(cubin.log))
 
 
 def test_equal_layers_share_kernels() -> None:

@@ -4,13 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hamkaas.errors import CheckpointError, InputError
 from hamkaas.models.llama2.checkpoint import Checkpoint
-from hamkaas.models.llama2.generate import Feed, generate
-from hamkaas.models.llama2.sampler import Sampler
+from hamkaas.models.llama2.generate import Source, generate
 from hamkaas.models.llama2.tokenizer import BOS, EOS, ScoredTokenizer, StopStrings, TextStream
 
 TEMPLATES = {
@@ -55,8 +51,7 @@ class Chat:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        feed: Feed,
-        sampler: Sampler,
+        source: Source,
         system: str | None = None,
         stop_strings: Sequence[str] = (),
     ):
@@ -72,8 +67,7 @@ class Chat:
         self._tokenizer = checkpoint.tokenizer
         self._stop = checkpoint.stop
         self._context = checkpoint.config.max_positions
-        self._feed = feed
-        self._sampler = sampler
+        self._source = source
         self._system = system
         self._stop_strings = stop_strings
         self._seen: list[int] = []
@@ -116,9 +110,7 @@ class Chat:
     def _answer(self, prompt: list[int], common: int) -> Iterator[str]:
         """The text that follows the prompt, of which the model has seen `common` tokens."""
         stream, stop = TextStream(self._tokenizer), StopStrings(self._stop_strings)
-        tokens = generate(
-            self._record, prompt[common:], self._sampler, self._context, self._stop, common, prompt[:common]
-        )
+        tokens = generate(self._source, prompt[common:], self._context, self._stop, self._seen)
         for token, previous in islice(tokens, len(prompt) - common - 1, None):
             if text := stop.push(stream.push(token, previous)):
                 yield text
@@ -126,11 +118,6 @@ class Chat:
                 return
         if text := stop.push(stream.finish()) + stop.finish():
             yield text
-
-    def _record(self, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
-        logits = self._feed(tokens, start)
-        self._seen.extend(tokens)
-        return logits
 
 
 class _Template:

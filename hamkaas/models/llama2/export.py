@@ -112,17 +112,21 @@ def _chunks_v2(
 
 
 def _write(path: Path, header: bytes, chunks: Iterator[NDArray[Any]]) -> None:
-    """Into a file beside, which takes the name when all is written."""
+    """Into a file beside, which takes the name when all is written; straight into what is no file, such as a pipe."""
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            _write_all(file, header, chunks)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("xb") as file:
-            file.write(header)
-            for chunk in chunks:
-                _write_array(file, chunk)
+            _write_all(file, header, chunks)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_array(file: BinaryIO, array: NDArray[Any]) -> None:
-    file.write(np.ascontiguousarray(array).data.cast("B"))
+def _write_all(file: BinaryIO, header: bytes, chunks: Iterator[NDArray[Any]]) -> None:
+    file.write(header)
+    for chunk in chunks:
+        file.write(np.ascontiguousarray(chunk).data.cast("B"))

@@ -1,8 +1,8 @@
-"""Feeding tokens to a compiled model, and the loop of generation on anything that can be fed."""
+"""Feeding tokens to a compiled model, and the loop of generation on anything that gives tokens."""
 
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,9 +58,18 @@ def parts(start: int, end: int, size: int, context: int) -> Iterator[tuple[int, 
 class ModelFeed:
     """Feeds a model of `build_graphs`: many tokens in chunks, if it has a graph for them, few one by one."""
 
-    def __init__(self, model: hk.Model, config: Config, progress: Callable[[int, int], None] | None = None):
-        """`progress` is told (tokens fed, tokens in all) of prompts as their parts are done."""
-        self._step = model_step(model)
+    def __init__(
+        self,
+        model: hk.Model,
+        config: Config,
+        progress: Callable[[int, int], None] | None = None,
+        step: Step | None = None,
+    ):
+        """`progress` is told (tokens fed, tokens in all) of prompts as their parts are done.
+
+        `step` feeds one token; by default that is the graph "step".
+        """
+        self._step = step or model_step(model)
         self._chunk = model.graphs.get(CHUNK)
         self._size = 0 if self._chunk is None else next(i for i in self._chunk.inputs if i.name == "tokens").shape[0]
         self._context = config.max_positions
@@ -103,33 +112,74 @@ def model_step(model: hk.Model) -> Step:
     return step
 
 
-def generate(
-    feed: Feed,
-    prompt: Sequence[int],
-    sampler: Sampler,
-    end: int,
-    stop: AbstractSet[int],
-    start: int = 0,
-    text: Sequence[int] = (),
-) -> Iterator[tuple[int, int]]:
-    """(token, token before it) for each token of the text after the first: the prompt's, then sampled ones.
+class Source(Protocol):
+    """Where the tokens of a text come from: `Steps`, or `Bursts`."""
 
-    The prompt stands at positions from `start` on; no position from `end` on is used. A token of `stop` that is sampled
-    ends the text and is not part of it; in the prompt it is a token like others. `text` is what stands before the
-    prompt, for samplers that mind repetition.
+    @property
+    def logits(self) -> NDArray[np.float32] | None:
+        """The logits [vocab_size] that were computed last; None if none were."""
+        ...
+
+    def begin(self, prompt: Sequence[int], before: Sequence[int], end: int) -> None:
+        """A text begins: at least one token, after those that the context holds. Positions from `end` on stay free."""
+        ...
+
+    def next(self) -> int:
+        """The token after the prompt, and then the one after that; asked for at most until position `end` is taken."""
+        ...
+
+
+class Steps:
+    """One token at a time, chosen on the host from the logits that a feed gives."""
+
+    def __init__(self, feed: Feed, sampler: Sampler):
+        self._feed = feed
+        self._sampler = sampler
+        self._text: list[int] = []
+        self._num_fed = 0
+        self._logits: NDArray[np.float32] | None = None
+
+    @property
+    def logits(self) -> NDArray[np.float32] | None:
+        """See `Source`."""
+        return self._logits
+
+    def begin(self, prompt: Sequence[int], before: Sequence[int], end: int) -> None:
+        """See `Source`."""
+        self._text = [*before, *prompt]
+        self._num_fed = len(before)
+
+    def next(self) -> int:
+        """See `Source`. Feeds what was not fed yet: the prompt, and then the token that was given last."""
+        logits = self._logits = self._feed(self._text[self._num_fed :], self._num_fed)
+        self._num_fed = len(self._text)
+        self._text.append(self._sampler.sample(logits, self._text))
+        return self._text[-1]
+
+
+def generate(
+    source: Source, prompt: Sequence[int], end: int, stop: AbstractSet[int], seen: list[int] | None = None
+) -> Iterator[tuple[int, int]]:
+    """(token, token before it) for each token of the text after the first: the prompt's, then those of the source.
+
+    No position from `end` on is used. A token of `stop` that the source gives ends the text and is not part of it; in
+    the prompt it is a token like others. `seen` are the tokens that stand before the prompt in the context: those that
+    follow are appended once their keys and values are there, so that an interrupted text can be gone on with.
     """
-    known = prompt[: end - start + 1]
-    if len(known) > end - start:
+    seen = [] if seen is None else seen
+    known = prompt[: end - len(seen) + 1]
+    free = end - len(seen) - len(known)
+    if free < 0:
         yield from zip(known[1:], known, strict=False)
         return
-    logits = feed(known, start)
-    yield from zip(known[1:], known, strict=False)
-    tokens = [*text, *known]
-    for position in range(start + len(known), end + 1):
-        previous, following = tokens[-1], sampler.sample(logits, tokens)
-        if following in stop:
+    source.begin(known, seen, end)
+    token = known[-1]
+    for number in range(free + 1):
+        previous, token = token, source.next()
+        if number == 0:
+            seen.extend(known[:-1])
+            yield from zip(known[1:], known, strict=False)
+        seen.append(previous)
+        if token in stop:
             return
-        tokens.append(following)
-        yield following, previous
-        if position < end:
-            logits = feed([following], position)
+        yield token, previous

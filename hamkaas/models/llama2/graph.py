@@ -15,6 +15,9 @@ STEP = "step"
 CHUNK = "chunk"
 """The name of the graph of several tokens."""
 
+START, NEXT = "start", "next"
+"""The names of the graphs of generation without the host; see `Transformer.decode`."""
+
 
 def rotations(config: Config) -> NDArray[np.float32]:
     """The table of rotary embedding (arXiv:2104.09864): (cos, sin) of position * theta^(-2i/head_dim) / divisor.
@@ -51,6 +54,14 @@ def build_graphs(
     return {STEP: transformer.step()} | ({CHUNK: transformer.chunk(size)} if size else {})
 
 
+def build_burst_graphs(
+    config: Config, weights: Mapping[str, Weight], size: int, *, sampled: bool
+) -> dict[str, hk.Tensor | Sequence[hk.Tensor]]:
+    """The graphs of `Transformer.decode` and, unless `size` is 0, "chunk", over the same weights and states."""
+    transformer = Transformer(config, weights)
+    return transformer.decode(sampled=sampled) | ({CHUNK: transformer.chunk(size)} if size else {})
+
+
 class Transformer:
     """Weights and states of a model. Graphs that come from one transformer share them."""
 
@@ -73,24 +84,37 @@ class Transformer:
         x = self._weight("tok_embeddings", token).reshape(self.config.dim)
         return self._logits(self._layers(x, _Place(self, 1, position, position, length)))
 
-    def decode(self) -> dict[str, Sequence[hk.Tensor]]:
-        """Greedy generation without the host: the graphs "start" and "next".
+    def decode(self, *, sampled: bool = False) -> dict[str, hk.Tensor | Sequence[hk.Tensor]]:
+        """Generation without the host: the graphs "start" and "next".
 
-        "start" puts an input `token` at an input `position` (int64 [1] each), from where generation goes on; "next"
+        "start" puts an input `token` at an input `position` (int64 [1] each), from where generation goes on. "next"
         takes no input, computes what follows and moves on by one position. Both give the tokens so far, int64
-        [max_positions], and the position, int64 [1]. At the end of the context "next" is a `RuntimeFault`.
+        [max_positions + 1], and the position, int64 [1]; "next" gives the logits too, [vocab_size]. Behind the last
+        position of the context "next" is a `RuntimeFault`.
+
+        Generation is greedy, unless it is `sampled`: "start" then takes, all float32, `temperature` and `top_p` [1] and
+        `coins` [max_positions], the number that decides what follows each position; see `hamkaas.sample`.
         """
-        tokens = hk.BufferTensor("int64", [self.config.max_positions], "tokens")
+        count = self.config.max_positions
+        tokens = hk.BufferTensor("int64", [count + 1], "tokens")
         place = hk.BufferTensor("int64", [1], "position")
-        successor = hk.ConstantTensor(np.arange(1, self.config.max_positions + 2, dtype=np.int64), "successor")
+        successor = hk.ConstantTensor(np.arange(1, count + 2, dtype=np.int64), "successor")
         token, position = (hk.InputTensor(name, "int64", [1]) for name in ("token", "position"))
-        started = tokens.replace(token, position, successor.gather(position))
+        start = [tokens.replace(token, position, successor.gather(position)), place.replace(position, 0, 1)]
         length = successor.gather(place)
-        following = self._step(tokens.gather(place), place, length).argmax()
-        return {
-            "start": [started, place.replace(position, 0, 1)],
-            "next": [tokens.replace(following, length, successor.gather(length)), place.replace(length, 0, 1)],
-        }
+        logits = self._step(tokens.gather(place), place, length)
+        if sampled:
+            temperature, top_p, coins = (
+                hk.BufferTensor("float32", [size], name)
+                for name, size in (("temperature", 1), ("top_p", 1), ("coins", count))
+            )
+            for state in (temperature, top_p, coins):
+                start.append(state.replace(hk.InputTensor(str(state.name), "float32", state.shape), 0, state.shape[0]))
+            following = hk.sample(logits, temperature, top_p, coins.gather(place))
+        else:
+            following = logits.argmax()
+        moved = place.replace(length, 0, 1)
+        return {START: start, NEXT: [tokens.replace(following, length, successor.gather(length)), moved, logits]}
 
     def chunk(self, size: int, *, all_rows: bool = False) -> hk.Tensor:
         """Logits after a chunk of `size` tokens: [vocab_size] after token number `row`, or [size, vocab_size].

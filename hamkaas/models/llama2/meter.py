@@ -3,7 +3,7 @@
 import sys
 import time
 import zlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hamkaas.models.llama2.generate import Feed
+import hamkaas as hk
+from hamkaas.models.llama2.generate import Feed, Source
+from hamkaas.models.llama2.graph import NEXT, STEP
+
+BANDWIDTH_OF = {"cpu": "reading alone", "cuda": "a copy"}
+"""What the measured bandwidth is that of, by target; see `hamkaas.Graph.bandwidth`."""
 
 
 @dataclass
@@ -33,18 +38,21 @@ class Cost:
 
 
 class Meter:
-    """Counts and times what is fed to a model: the prompt, which comes first, and then each token that is decoded."""
+    """Counts and times the tokens of a source, and is one: each prompt, which comes first, and then what is decoded."""
 
     def __init__(self, on_token: Callable[[int, float], None] | None = None):
         """`on_token` is told (position, seconds) of each decoded token."""
-        self._feed: Feed | None = None
+        self._source: Source | None = None
+        self._model: hk.Model | None = None
         self._step_bytes = 0
         self._on_token = on_token
         self._prompt, self._decode = Cost(), Cost()
         self._first_token: float | None = None
-        self._is_prompt = True
+        self._num_prompt = 0
+        self._position = 0
         self._last = time.perf_counter()
         self._logits: NDArray[np.float32] | None = None
+        self._bandwidth: float | None = None
         self._load_seconds = 0.0
         self._compile_seconds = 0.0
         self._is_cold = False
@@ -70,34 +78,62 @@ class Meter:
         yield progress
         self._compile_seconds = time.perf_counter() - started
 
-    def attach(self, feed: Feed, step_bytes: int) -> None:
-        """What `feed` feeds; one step reads `step_bytes` of weights."""
-        self._feed, self._step_bytes = feed, step_bytes
+    def attach(self, source: Source, model: hk.Model, step_bytes: int) -> None:
+        """What the tokens come from, and the model behind it; a step reads `step_bytes` of weights."""
+        self._source, self._model, self._step_bytes = source, model, step_bytes
 
-    def begin(self) -> None:
-        """A text begins: the time since the last token, in which a person may have typed, does not count."""
-        self._is_prompt = True
+    @property
+    def logits(self) -> NDArray[np.float32] | None:
+        """See `Source`."""
+        return self._logits
+
+    def begin(self, prompt: Sequence[int], before: Sequence[int], end: int) -> None:
+        """See `Source`. The time since the last token, in which a person may have typed, does not count."""
+        assert self._source is not None, "attach comes first"
+        self._num_prompt = len(prompt)
+        self._position = len(before) + len(prompt) - 1
         self._last = time.perf_counter()
+        self._source.begin(prompt, before, end)
 
-    def feed(self, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
-        """See `Feed`. A decoded token takes from the end of the one before: sampling and printing count."""
-        assert self._feed is not None, "attach comes first"
-        logits = self._logits = self._feed(tokens, start)
+    def next(self) -> int:
+        """See `Source`. A decoded token takes from the end of the one before: sampling and printing count."""
+        assert self._source is not None, "attach comes first"
+        token = self._source.next()
+        self._logits = self._source.logits
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
-        if self._is_prompt:
-            self._prompt.add(len(tokens), seconds)
+        if self._num_prompt:
+            self._prompt.add(self._num_prompt, seconds)
             self._first_token = seconds if self._first_token is None else self._first_token
+            self._num_prompt = 0
         else:
-            self._decode.add(len(tokens), seconds)
+            self._position += 1
+            self._decode.add(1, seconds)
             if self._on_token is not None:
-                self._on_token(start, seconds)
-        self._is_prompt = False
-        return logits
+                self._on_token(self._position, seconds)
+        return token
+
+    def count(self, rows: Feed) -> Feed:
+        """The same feed, whose tokens count as a prompt's."""
+
+        def counted(tokens: Sequence[int], start: int) -> NDArray[np.float32]:
+            started = time.perf_counter()
+            self._logits = rows(tokens, start)
+            self._prompt.add(len(tokens), time.perf_counter() - started)
+            return self._logits
+
+        return counted
 
     def statistics(self) -> dict[str, Any]:
-        """Numbers in SI units; those that cannot be known are None."""
+        """Numbers in SI units; those that cannot be known are None.
+
+        The bandwidth is measured when this is first called after a token was decoded; the model must be open then.
+        """
+        memory = peak_memory()
         rate = self._decode.rate
+        if rate is not None and self._bandwidth is None and self._model is not None:
+            self._bandwidth = self._model[STEP if STEP in self._model.graphs else NEXT].bandwidth()
+        weights = None if rate is None else self._step_bytes * rate
         return {
             "tokens": self._prompt.tokens + self._decode.tokens,
             "prompt_tokens": self._prompt.tokens,
@@ -106,32 +142,39 @@ class Meter:
             "decode_tokens": self._decode.tokens,
             "tokens_per_second": rate,
             "seconds_per_token": None if rate is None else 1 / rate,
-            "weight_bytes_per_second": None if rate is None else self._step_bytes * rate,
+            "weight_bytes_per_second": weights,
+            "bandwidth_bytes_per_second": self._bandwidth,
+            "bandwidth_of": None if self._model is None else BANDWIDTH_OF[self._model.target],
+            "percent_of_bandwidth": 100 * weights / self._bandwidth if weights and self._bandwidth else None,
             "load_seconds": self._load_seconds,
             "compile_seconds": self._compile_seconds,
             "compiled_cold": self._is_cold,
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": memory,
             "logits_crc32": None if self._logits is None else f"{zlib.crc32(self._logits.tobytes()):08x}",
         }
 
-    def report(self) -> str:
-        """The statistics in one line; the last field is a checksum of the last logits."""
-        numbers = self.statistics()
-        parts: list[str] = []
-        if (rate := numbers["prompt_tokens_per_second"]) is not None:
-            first = numbers["first_token_seconds"] * 1e3
-            parts.append(f"prompt {self._prompt.tokens}: {rate:.0f} tok/s, first token after {first:.0f} ms")
-        if (rate := numbers["tokens_per_second"]) is not None:
-            bandwidth = numbers["weight_bytes_per_second"] / 1e9
-            speed = f"{rate:.0f} tok/s, {1e3 / rate:.3f} ms/tok, {bandwidth:.1f} GB/s of weights"
-            parts.append(f"decode {self._decode.tokens}: {speed}")
-        parts.append(f"load {self._load_seconds:.2f} s")
-        parts.append(f"compile {self._compile_seconds:.2f} s ({'cold' if self._is_cold else 'warm'})")
-        if (memory := numbers["peak_memory_bytes"]) is not None:
-            parts.append(f"peak {memory / 1e6:.0f} MB")
-        if numbers["logits_crc32"] is not None:
-            parts.append(f"#{numbers['logits_crc32']}")
-        return f"# {numbers['tokens']} tokens: " + "; ".join(parts)
+
+def report(numbers: Mapping[str, Any]) -> str:
+    """The statistics of a `Meter` in one line; the last field is a checksum of the last logits."""
+    parts: list[str] = []
+    if (rate := numbers["prompt_tokens_per_second"]) is not None:
+        parts.append(f"prompt {numbers['prompt_tokens']}: {rate:.0f} tok/s")
+    if (first := numbers["first_token_seconds"]) is not None:
+        parts[-1] += f", first token after {first * 1e3:.0f} ms"
+    if (rate := numbers["tokens_per_second"]) is not None:
+        speed = f"{rate:.0f} tok/s, {1e3 / rate:.3f} ms/tok, {numbers['weight_bytes_per_second'] / 1e9:.1f} GB/s"
+        speed += " of weights"
+        if (percent := numbers["percent_of_bandwidth"]) is not None:
+            measured = numbers["bandwidth_bytes_per_second"] / 1e9
+            speed += f" ({percent:.0f} % of {measured:.1f} for {numbers['bandwidth_of']})"
+        parts.append(f"decode {numbers['decode_tokens']}: {speed}")
+    parts.append(f"load {numbers['load_seconds']:.2f} s")
+    parts.append(f"compile {numbers['compile_seconds']:.2f} s ({'cold' if numbers['compiled_cold'] else 'warm'})")
+    if (memory := numbers["peak_memory_bytes"]) is not None:
+        parts.append(f"peak {memory / 1e6:.0f} MB")
+    if numbers["logits_crc32"] is not None:
+        parts.append(f"#{numbers['logits_crc32']}")
+    return f"# {numbers['tokens']} tokens: " + "; ".join(parts)
 
 
 def peak_memory() -> int | None:

@@ -43,6 +43,16 @@ class Sampler:
     penalty: float = 1.0
     """Divides the logits of tokens that stand in the text already, or multiplies negative ones (arXiv:1909.05858)."""
 
+    @property
+    def fits_device(self) -> bool:
+        """Whether `hamkaas.sample` gives the same tokens: greedily, or by temperature and a nucleus.
+
+        Without a nucleus llama2.c adds up the probabilities of all tokens in order, and the rounding of that sum is
+        worth a token in thirty at a vocabulary of 49,152: the text is the same only where the sum is.
+        """
+        is_plain = self.top_k == 0 and self.min_p == 0 and self.penalty == 1
+        return is_plain and (self.temperature == 0 or 0 < self.top_p < 1)
+
     def sample(self, logits: NDArray[np.float32], text: Sequence[int] = ()) -> int:
         """The next token after the tokens of `text`, which matter to the penalty only; `logits` is [vocab_size]."""
         if self.penalty != 1:

@@ -30,9 +30,19 @@ hamkaas.group @views(%x: tensor<4x3xf32>) -> tensor<3x4xf32> {
 
 // -----
 
-// A weight stored [out, in] is read along its rows, past the first cache on CUDA; the sum ends in one lane.
+// A weight stored [out, in] is read along its rows, past the first cache on CUDA; the sum ends in one lane. On the CPU
+// four rows are read side by side that are far apart: here a quarter of the matrix, 256 numbers.
 // CPU-LABEL: kernel.func @matvec
-// CPU: kernel.load %w[{{.*}}] cache stream : memref<1024xf32> -> vector<8xf32>
+// CPU-SAME: grid = 2 : i64
+// CPU: scf.for %k =
+// CPU: kernel.load %w[%[[FIRST:.*]]] cache stream : memref<1024xf32> -> vector<16xf32>
+// CPU: arith.addi %{{.*}}, %c256
+// CPU: kernel.load %w[{{.*}}] cache stream : memref<1024xf32> -> vector<16xf32>
+// CPU: arith.addi %{{.*}}, %c512
+// CPU: kernel.load %w[{{.*}}] cache stream : memref<1024xf32> -> vector<16xf32>
+// CPU: arith.addi %{{.*}}, %c768
+// CPU: kernel.load %w[{{.*}}] cache stream : memref<1024xf32> -> vector<16xf32>
+// CPU-NOT: kernel.load %w
 // CPU: kernel.reduce add
 // CUDA-LABEL: kernel.func @matvec
 // CUDA: kernel.load %w[{{.*}}] align 16 cache stream : memref<1024xf32> -> vector<4xf32>
@@ -41,6 +51,87 @@ hamkaas.group @matvec(%x: tensor<128xf32>, %w: tensor<8x128xf32>) -> tensor<8xf3
   %t = hamkaas.permute %w axes [1, 0] : (tensor<8x128xf32>) -> tensor<128x8xf32>
   %0 = hamkaas.matmul %x, %t : (tensor<128xf32>, tensor<128x8xf32>) -> tensor<8xf32>
   hamkaas.yield %0 : tensor<8xf32>
+}
+
+// -----
+
+// Rows 0 and 1, 2 and 3, ... meet in a complex product, and have to be computed by one worker; still they are not read
+// side by side, but first the even rows of all four pairs, 256 numbers apart, and then the odd ones.
+// CPU-LABEL: kernel.func @pairs
+// CPU: scf.for %k =
+// CPU: kernel.load %w[%{{.*}}] cache stream
+// CPU: arith.addi %{{.*}}, %c256
+// CPU: kernel.reduce add
+// CPU: scf.for %k_1 =
+// CPU: arith.addi %{{.*}}, %c128
+// CPU: kernel.load %w[%{{.*}}] cache stream
+// CPU: arith.addi %{{.*}}, %c384
+// CPU: kernel.reduce add
+hamkaas.group @pairs(%x: tensor<128xf32>, %w: tensor<8x128xf32>, %r: tensor<4x2xf32>) -> tensor<4x2xf32> {
+  %t = hamkaas.permute %w axes [1, 0] : (tensor<8x128xf32>) -> tensor<128x8xf32>
+  %0 = hamkaas.matmul %x, %t : (tensor<128xf32>, tensor<128x8xf32>) -> tensor<8xf32>
+  %1 = hamkaas.reshape %0 : (tensor<8xf32>) -> tensor<4x2xf32>
+  %2 = hamkaas.complex_mul %1, %r : (tensor<4x2xf32>, tensor<4x2xf32>) -> tensor<4x2xf32>
+  hamkaas.yield %2 : tensor<4x2xf32>
+}
+
+// -----
+
+// Two products of one vector are two streams each. Their 6 rows make 3 tiles.
+// CPU-LABEL: kernel.func @gated
+// CPU-SAME: grid = 3 : i64
+// CPU: scf.for %k =
+// CPU-COUNT-2: kernel.load %w[{{.*}}] cache stream
+// CPU-NOT: kernel.load %w
+// CPU-COUNT-2: kernel.load %v[{{.*}}] cache stream
+// CPU: kernel.reduce add
+hamkaas.group @gated(%x: tensor<128xf32>, %w: tensor<6x128xf32>, %v: tensor<6x128xf32>) -> tensor<6xf32> {
+  %wt = hamkaas.permute %w axes [1, 0] : (tensor<6x128xf32>) -> tensor<128x6xf32>
+  %vt = hamkaas.permute %v axes [1, 0] : (tensor<6x128xf32>) -> tensor<128x6xf32>
+  %0 = hamkaas.matmul %x, %wt : (tensor<128xf32>, tensor<128x6xf32>) -> tensor<6xf32>
+  %1 = hamkaas.matmul %x, %vt : (tensor<128xf32>, tensor<128x6xf32>) -> tensor<6xf32>
+  %2 = hamkaas.mul %0, %1 : (tensor<6xf32>, tensor<6xf32>) -> tensor<6xf32>
+  hamkaas.yield %2 : tensor<6xf32>
+}
+
+// -----
+
+// Not 16 numbers at a time where they are f16, which takes longer to convert, nor where 8 leave less of a row over; and
+// 3 rows are no more than 3 streams.
+// CPU-LABEL: kernel.func @half
+// CPU-COUNT-6: kernel.load %w[{{.*}}] cache stream : memref<384xf16> -> vector<8xf16>
+// CPU: kernel.reduce add
+hamkaas.group @half(%x: tensor<128xf32>, %w: tensor<3x128xf16>) -> tensor<3xf32> {
+  %c = hamkaas.cast %w : (tensor<3x128xf16>) -> tensor<3x128xf32>
+  %t = hamkaas.permute %c axes [1, 0] : (tensor<3x128xf32>) -> tensor<128x3xf32>
+  %0 = hamkaas.matmul %x, %t : (tensor<128xf32>, tensor<128x3xf32>) -> tensor<3xf32>
+  hamkaas.yield %0 : tensor<3xf32>
+}
+
+// -----
+
+// CPU-LABEL: kernel.func @ragged
+// CPU-COUNT-8: kernel.load %w[{{.*}}] cache stream : memref<688xf32> -> vector<8xf32>
+// CPU: kernel.load %w[{{.*}}] cache stream : memref<688xf32> -> f32
+hamkaas.group @ragged(%x: tensor<172xf32>, %w: tensor<4x172xf32>) -> tensor<4xf32> {
+  %t = hamkaas.permute %w axes [1, 0] : (tensor<4x172xf32>) -> tensor<172x4xf32>
+  %0 = hamkaas.matmul %x, %t : (tensor<172xf32>, tensor<172x4xf32>) -> tensor<4xf32>
+  hamkaas.yield %0 : tensor<4xf32>
+}
+
+// -----
+
+// With several rows on the left a matrix is read more than once: from a cache, where neighbours are as good.
+// CPU-LABEL: kernel.func @rows
+// CPU: scf.for %k =
+// CPU: kernel.load %w[%{{.*}}] : memref<768xf32> -> vector<8xf32>
+// CPU: arith.addi %{{.*}}, %c128
+// CPU: kernel.load %w[%{{.*}}] : memref<768xf32> -> vector<8xf32>
+// CPU: kernel.reduce add
+hamkaas.group @rows(%x: tensor<4x128xf32>, %w: tensor<6x128xf32>) -> tensor<4x6xf32> {
+  %t = hamkaas.permute %w axes [1, 0] : (tensor<6x128xf32>) -> tensor<128x6xf32>
+  %0 = hamkaas.matmul %x, %t : (tensor<4x128xf32>, tensor<128x6xf32>) -> tensor<4x6xf32>
+  hamkaas.yield %0 : tensor<4x6xf32>
 }
 
 // -----
