@@ -413,17 +413,19 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     span = Span(product.n)
 
     def right(n: Index) -> list[tuple[SSAValue, SSAValue | None]]:
-        if norm is not None and not stages:
-            e.at(norm.weight, (n,))
         return [e.factored(op.rhs, product.rhs_at(Index.ZERO, n, j)) for op, j in rows]
 
+    def load(n: Index) -> list[tuple[SSAValue, SSAValue | None]]:
+        if not stages:
+            _load_left(lowering, product, n)
+        return right(n)
+
     # all of the first batch is on its way before the vector is there
-    first = [factor for n in team.first(span) for _, factor in right(n)]
+    first = [factor for n in team.first(span) for _, factor in load(n)]
     scalars = any(factor is not None for factor in first)
     staged, squares = None, []
     if stages:
         staged, squares = _stage(lowering, product, Team(b, shape.block, CHUNK, thread, unroll=STAGE_IN_FLIGHT))
-
     ends = _Ends(lowering, product, member, j0, columns, mine)
 
     def joined(x: SSAValue) -> SSAValue:
@@ -435,7 +437,7 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
         return [*(x if factor is None else b.mul(x, factor) for x, factor in sums), *map(joined, more)]
 
     kinds = [Combine.ADD] * (len(rows) + (norm is not None and staged is None))
-    sums = team.reduce(span, kinds, products, scalars=scalars, ahead=right)
+    sums = team.reduce(span, kinds, products, scalars=scalars, ahead=load)
     if norm is not None:
         scale = _norm_scale(lowering, norm, [*sums[len(rows) :], *squares][0])
         sums = [b.mul(total, scale) for total in sums[: len(rows)]]
@@ -455,30 +457,31 @@ def _unscaled(lowering: Lowering, product: Product, n: Index) -> tuple[SSAValue,
     return b.mul(x, e.at(norm.weight, (n,))), [b.mul(x, x)]
 
 
+def _load_left(lowering: Lowering, product: Product, n: Index) -> None:
+    """Loads what `_unscaled` needs."""
+    e = lowering.elements
+    if (norm := _norm(lowering, product)) is None:
+        e.at(product.lhs, product.lhs_at(Index.ZERO, Index.ZERO, n))
+    else:
+        e.at(norm.weight, (n,))
+        e.at(norm.input, (n,))
+
+
 def _stage(lowering: Lowering, product: Product, everyone: Team) -> tuple[Staged, list[SSAValue]]:
     """Puts the vector into the block's memory; gives the sum of squares for a norm's scale, if there is a norm."""
-    b, e = lowering.builder, lowering.elements
-    staged = Staged(b, product.n)
-    norm, span = _norm(lowering, product), Span(product.n)
+    staged, span = Staged(lowering.builder, product.n), Span(product.n)
+    load = partial(_load_left, lowering, product)
 
     def put(n: Index) -> list[SSAValue]:
         x, more = _unscaled(lowering, product, n)
         staged.put(n, x)
         return more
 
-    if norm is None:
-        everyone.each(
-            span, put, repeat=True, ahead=lambda n: e.at(product.lhs, product.lhs_at(Index.ZERO, Index.ZERO, n))
-        )
-        b.barrier()
-        return staged, []
-    for n in everyone.first(span):
-        e.at(norm.weight, (n,))
-    # the barrier of the sum serves the vector too
-    squares = everyone.reduce(
-        span, [Combine.ADD], put, ahead=lambda n: (e.at(norm.input, (n,)), e.at(norm.weight, (n,)))
-    )
-    return staged, squares
+    if _norm(lowering, product) is not None:  # the barrier of the sum serves the vector too
+        return staged, everyone.reduce(span, [Combine.ADD], put, ahead=load)
+    everyone.each(span, put, repeat=True, ahead=load)
+    lowering.builder.barrier()
+    return staged, []
 
 
 class _Ends:
