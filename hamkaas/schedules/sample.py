@@ -27,8 +27,8 @@ CUDA_THREADS = 1024
 WEIGHT_BITS = 30
 """Bits of a float32 from 0 to 1 that are not 0 in all of them."""
 
-DIGIT_BITS = 2
-"""Bits that one pass of a search decides: it adds up three sums at once. With three bits, seven sums make spills."""
+DIGIT_BITS = 3
+"""Bits that one pass of a search decides: it adds up seven sums at once."""
 
 
 def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
@@ -36,6 +36,7 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
     b, e = lowering.builder, lowering.elements
     (n,) = shape_of(op.logits)
     threads = CUDA_THREADS if lowering.target == "cuda" else 1
+    lowering.min_blocks = 1  # else registers would be left for a second block, and sums would be spilled
     thread = b.thread_id(threads) if threads > 1 else Index.of(0)
     team = Team(b, threads, 1, thread)
     first = (Index.of(0),)
