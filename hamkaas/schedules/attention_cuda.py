@@ -30,7 +30,7 @@ from hamkaas.schedules.lowering import Lowering
 from hamkaas.schedules.team import WARP, Span, Team
 
 FILL = 128
-"""Blocks that occupy a GPU: about one for each multiprocessor. Heads are split until there are twice as many."""
+"""Blocks that occupy a GPU: about one for each multiprocessor. Heads are split until there are as many."""
 
 SHARE = 32 << 10
 """Bytes of keys and values that are worth a block: what one of `MAX_THREADS` threads has in flight at once."""
@@ -107,7 +107,7 @@ def choose_split(op: hamkaas.AttentionOp, max_cluster: int) -> Split:
     units = op.queries * heads // together
     size = 2 * positions * d * element_bytes(tensor_type(op.keys).element_type)
     blocks = 1
-    while blocks < max_cluster and units * blocks < 2 * FILL and size >= 2 * blocks * SHARE:
+    while blocks < max_cluster and units * blocks < FILL and size >= 2 * blocks * SHARE:
         blocks *= 2
     threads = MIN_THREADS
     while threads < MAX_THREADS and units < 8 * FILL and threads * AT_ONCE * blocks < positions * _sharing(op):

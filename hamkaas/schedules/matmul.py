@@ -50,8 +50,11 @@ IN_FLIGHT = 64
 STAGED_FROM, STAGED_TO = 1024, 11 * 1024
 """Sizes of a vector that is staged: worth it from the one; up to the other it fits a block's 48 KB, with some sums."""
 
-STAGED_LOADS, STAGED_BLOCKS = 12, 256
-"""Loads of a thread from the matrix at most, and blocks of a kernel at least, where that is possible."""
+STAGED_BLOCKS = 128
+"""Blocks that a kernel must have for a vector to be staged: about one for each multiprocessor."""
+
+STAGED_IN_FLIGHT = 32
+"""`IN_FLIGHT` where a vector is staged: so few that a multiprocessor holds more blocks, some of which load meanwhile."""
 
 STAGE_IN_FLIGHT = 4
 """Vectors that a thread has in flight while the block stages its vector."""
@@ -350,19 +353,13 @@ def vector_shape(n: int, total: int, size: int = 4, products: int = 1) -> Vector
     A whole block works on two columns at a time, so that all of its loads are in flight at once. Measured on an H200
     over blocks of 128 and 256, teams of a warp and of a block, and 1, 2 and 4 columns: see docs/performance.md.
 
-    With bytes, arithmetic counts: the vector is staged. A team takes two rows, and is the smallest whose threads load
-    no more than STAGED_LOADS times and which leaves work for STAGED_BLOCKS blocks.
+    With bytes, arithmetic counts: the vector is staged, and each warp takes two rows, where that is enough blocks.
     """
     threads = 128 if min(n, total) <= 512 else 256
-    if size > 1 or n % 16 or not STAGED_FROM <= n <= STAGED_TO:
+    warps = threads // WARP
+    if size > 1 or n % 16 or not STAGED_FROM <= n <= STAGED_TO or total < 2 * warps * STAGED_BLOCKS:
         return VectorShape(threads, threads, 2)
-    columns = max(1, 2 // products)
-    rows, team = columns * products, WARP
-    while team < threads and (
-        n * size * rows > 16 * STAGED_LOADS * team or total * team < STAGED_BLOCKS * rows * threads
-    ):
-        team *= 2
-    return VectorShape(threads, team, columns, staged=True)
+    return VectorShape(threads, WARP, max(1, 2 // products), staged=True, in_flight=STAGED_IN_FLIGHT)
 
 
 def _columns(lowering: Lowering) -> int:

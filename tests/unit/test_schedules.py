@@ -96,14 +96,13 @@ def test_what_a_schedule_has_computed_has_no_factor() -> None:
         ((768, 2304), VectorShape(256, 256, 2)),
         ((768, 4096, 2, 2), VectorShape(256, 256, 2)),
         ((4096, 4096, 2), VectorShape(256, 256, 2)),
-        # bytes: a thread loads 8 to 12 times
-        ((4096, 4096, 1), VectorShape(256, 64, 2, staged=True)),
-        ((4096, 22016, 1, 2), VectorShape(256, 64, 1, staged=True)),
-        ((11008, 4096, 1), VectorShape(256, 128, 2, staged=True)),
-        # few columns are spread over more blocks
-        ((2048, 128256, 1), VectorShape(256, 32, 2, staged=True)),
-        ((2048, 2048, 1), VectorShape(256, 64, 2, staged=True)),
-        ((2048, 768, 1), VectorShape(256, 256, 2, staged=True)),
+        # bytes: a warp for two rows
+        ((4096, 4096, 1), VectorShape(256, 32, 2, staged=True, in_flight=32)),
+        ((4096, 22016, 1, 2), VectorShape(256, 32, 1, staged=True, in_flight=32)),
+        ((11008, 4096, 1), VectorShape(256, 32, 2, staged=True, in_flight=32)),
+        ((2048, 2048, 1), VectorShape(256, 32, 2, staged=True, in_flight=32)),
+        # too few columns for that
+        ((2048, 768, 1), VectorShape(256, 256, 2)),
         # too short, no whole words, more than a block can keep
         ((768, 4096, 1), VectorShape(256, 256, 2)),
         ((4100, 4096, 1), VectorShape(256, 256, 2)),
@@ -120,8 +119,8 @@ def test_parts_of_a_kernel_share_memory() -> None:
     h = m.real(4096).rms_norm(m.real(4096))
 
     def matrix() -> hk.Tensor:
-        values = hk.ConstantTensor(np.zeros((32, 4096), np.int8))
-        return hk.dequantize(values, hk.ConstantTensor(np.zeros((32, 128), np.float32))).permute(1, 0)
+        values = hk.ConstantTensor(np.zeros((1024, 4096), np.int8))
+        return hk.dequantize(values, hk.ConstantTensor(np.zeros((1024, 128), np.float32))).permute(1, 0)
 
     module = build_module({"main": (h @ matrix(), (h @ matrix()).relu(), (h @ matrix()) * 2)}).module
     run_pipeline(context(), module, "cuda", until="kernels")
