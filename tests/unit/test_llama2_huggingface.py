@@ -300,6 +300,11 @@ def test_exports_are_the_files_of_llama2c(models: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(ours[7:], theirs[7:], rtol=0, atol=1e-7)  # the tables of rotations differ in a bit
 
 
+def test_export_into_a_folder_that_is_not_there(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export_main([str(models / "stories260K.bin"), "no/model.bin"]) == 1
+    assert capsys.readouterr().err == "hamkaas-export: error: no/model.bin: No such file or directory\n"
+
+
 def test_export_into_a_pipe(tmp_path: Path) -> None:
     # a device or a pipe is written to: it must not be replaced by a file
     path = write_folder(tmp_path / "model", CONFIG, llama_reference.random_weights(CONFIG))
