@@ -41,6 +41,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 import hamkaas as hk
 from hamkaas import knobs
+from hamkaas.api import Cudnn
 from hamkaas.models.llama2 import (
     BURST,
     TEMPLATES,
@@ -51,6 +52,7 @@ from hamkaas.models.llama2 import (
     Feed,
     Meter,
     ModelFeed,
+    Quantized,
     Sampler,
     Source,
     Steps,
@@ -72,6 +74,12 @@ from hamkaas.models.llama2 import (
 
 ROWS = 64
 """Positions whose logits a perplexity computes at once."""
+
+CACHES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+"""Precisions of activations and of the cache, and what arrays of these are called."""
+
+CUDNN: dict[str, Cudnn] = {"auto": "auto", "on": True, "off": False}
+"""What becomes of --cudnn."""
 
 MOST_POSITIONS = 8192
 """The context that is used of models that have more, unless -c asks for more."""
@@ -139,6 +147,14 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--weights", choices=precisions, default="f32", help="precision of float32 matrices (default: f32, as they are)"
     )
+    add("--cache", choices=list(CACHES), default="f32", help="precision of the cache of keys and values (default: f32)")
+    add(
+        "--activations",
+        choices=list(CACHES),
+        default="f32",
+        help="what prompts are rounded to where they meet weights or a cache of that precision (default: f32)",
+    )
+    add("--cudnn", choices=list(CUDNN), default="auto", help="whether cuDNN computes (default: where it is faster)")
     add_sampling(parser)
     add_output(parser)
     return parser
@@ -250,6 +266,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     texts = encode_texts(parser, options, checkpoint)
     seed = options.seed if options.seed > 0 else int(time.time())
     options.target = hk.choose_target(options.target)
+    check_precision(parser, options, checkpoint)
     burst = burst_size(options)
     with meter.compiling() as progress, Bar("compiling", "", options.quiet) as bar:
 
@@ -264,7 +281,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             code = measure(options, checkpoint, meter.count(model_rows(model)), texts[0], bar)
         else:
             sampler = make_sampler(options, seed)
-            meter.attach(make_source(model, checkpoint.config, sampler, burst, bar), model, checkpoint.step_bytes)
+            meter.attach(make_source(model, checkpoint.config, sampler, burst, bar), model, checkpoint)
             write_or_chat = chat if options.mode == "chat" else write_all
             code = write_or_chat(options, checkpoint, meter, texts)
         if options.quiet and options.json is None:
@@ -322,6 +339,19 @@ def cut_context(options: argparse.Namespace, config: Config) -> Config:
     return replace(config, max_positions=min(wanted, config.max_positions))
 
 
+def check_precision(parser: argparse.ArgumentParser, options: argparse.Namespace, checkpoint: Checkpoint) -> None:
+    """Refuses what would change nothing: activations that meet no numbers of their type, and cuDNN on a CPU."""
+    stored = {str(weight.dtype) for weight in checkpoint.weights.values() if not isinstance(weight, Quantized)}
+    wanted = options.activations
+    if wanted not in ("f32", options.weights, options.cache) and CACHES[wanted] not in stored:
+        parser.error(
+            f"argument --activations: expected {wanted} weights or an {wanted} cache to meet "
+            f"(--weights {wanted}, --cache {wanted}), got none"
+        )
+    if options.cudnn == "on" and options.target != "cuda":
+        parser.error(f"argument --cudnn: expected target cuda for on, got {options.target}")
+
+
 def encode_texts(
     parser: argparse.ArgumentParser, options: argparse.Namespace, checkpoint: Checkpoint
 ) -> list[list[int]]:
@@ -368,22 +398,31 @@ def compile_model(
 ) -> hk.Model:
     """The graphs that the mode needs, compiled; and written down where that is wanted."""
     config, weights = checkpoint.config, checkpoint.weights
+    cache = CACHES[options.cache]
     if options.perplexity is not None:
-        graphs = {"rows": Transformer(config, weights).chunk(min(ROWS, config.max_positions), all_rows=True)}
+        rows = min(ROWS, config.max_positions)
+        graphs = {"rows": Transformer(config, weights, cache).chunk(rows, all_rows=True)}
     else:
         longest = max(map(len, texts), default=config.max_positions)
         if burst:
             size = chunk_size(config, longest - 1)  # the last token of a prompt is fed by the first burst
-            graphs = build_burst_graphs(config, weights, size, sampled=options.temperature > 0)
+            graphs = build_burst_graphs(config, weights, size, cache, sampled=options.temperature > 0)
         else:
-            graphs = build_graphs(config, weights, chunk_size(config, longest))
-    if options.dump is None:
-        return hk.compile(graphs, target=options.target, weights=options.weights, progress=progress)
-    os.environ[knobs.DUMP.name] = str(options.dump)
-    model = hk.compile(graphs, target=options.target, weights=options.weights, progress=progress)
-    name = "code.cu" if model.target == "cuda" else "code.ll"
-    write_file(options.dump / name, model.source)
-    write_file(options.dump / "plan.txt", model.memory_plan)
+            graphs = build_graphs(config, weights, chunk_size(config, longest), cache)
+    if options.dump is not None:
+        os.environ[knobs.DUMP.name] = str(options.dump)
+    model = hk.compile(
+        graphs,
+        target=options.target,
+        weights=options.weights,
+        activations=options.activations,
+        cudnn=CUDNN[options.cudnn],
+        progress=progress,
+    )
+    if options.dump is not None:
+        name = "code.cu" if model.target == "cuda" else "code.ll"
+        write_file(options.dump / name, model.source)
+        write_file(options.dump / "plan.txt", model.memory_plan)
     return model
 
 

@@ -321,6 +321,15 @@ def test_statistics_as_json(models: Path, tmp_path: Path) -> None:
         (["{model}", "-z", "{tok}", "--perplexity", "nothing.txt"], "nothing.txt: no such file"),
         (["{model}", "--prompts", "{tok}", "--perplexity", "{tok}"], "expected one of --prompts and --perplexity"),
         (["{model}", "-z", "{tok}", "-m", "chat", "--template", "x"], "argument --template: invalid choice: 'x'"),
+        (["{model}", "-z", "{tok}", "--cache", "i8"], "argument --cache: invalid choice: 'i8'"),
+        (
+            ["{model}", "-z", "{tok}", "--activations", "f16", "--weights", "bf16"],
+            "argument --activations: expected f16 weights or an f16 cache to meet (--weights f16, --cache f16)",
+        ),
+        (
+            ["{model}", "-z", "{tok}", "--target", "cpu", "--cudnn", "on"],
+            "argument --cudnn: expected target cuda for on",
+        ),
         (["{models}", "-z", "{tok}"], "config.json: cannot be read: No such file or directory"),
         (["{model}", "hot", "256", "Once"], "argument TEMPERATURE: expected float, got 'hot'"),
         (["{model}", "0", "256", "Once", "more"], "expected MODEL TEMPERATURE STEPS PROMPT, got 5 arguments"),
@@ -436,3 +445,53 @@ def test_weights_of_fewer_bits(models: Path) -> None:
     assert half.stdout == exact.stdout
     assert bytes.stdout[:100] == exact.stdout[:100]
     assert len({done.stderr.split("#")[-1] for done in (exact, half, bytes)}) == 3  # the logits differ
+
+
+@pytest.mark.parametrize(
+    ("version", "weights", "share"), [("", "f16", 0.5), ("", "i8", 0.33), ("_v2_q80_gs4", "f32", 0.5)]
+)
+def test_bytes_of_weights_are_those_that_are_read(
+    models: Path, tmp_path: Path, version: str, weights: str, share: float
+) -> None:
+    def step_bytes(*options: object) -> float:
+        tokenizer, statistics = models / "tok512.bin", tmp_path / "s.json"
+        done = run(*options, "-z", tokenizer, "-t", 0, "-n", 20, "-q", "--target", "cpu", "--json", statistics)
+        assert done.returncode == 0
+        numbers = json.loads(statistics.read_text())
+        return numbers["weight_bytes_per_second"] * numbers["seconds_per_token"]
+
+    exact = step_bytes(models / "stories260K.bin")
+    assert exact == pytest.approx(4 * 260032)  # all that a checkpoint has: the classifier is the embedding table
+    assert step_bytes(models / f"stories260K{version}.bin", "--weights", weights) == pytest.approx(
+        share * exact, rel=0.05
+    )
+
+
+LONG_PROMPT = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day,"
+"""Long enough for a chunk."""
+
+
+@pytest.mark.parametrize(
+    ("options", "equal"),
+    [
+        (["--cache", "f16"], 600),
+        (["--cache", "f16", "--burst", 8], 600),
+        (["--cache", "bf16"], 400),
+        (["--cache", "f16", "--activations", "f16"], 600),
+        (["--weights", "f16", "--activations", "f16"], 600),
+        (["--weights", "bf16", "--activations", "bf16", "--cudnn", "off"], 400),
+    ],
+)
+def test_cache_and_activations_of_fewer_bits(models: Path, options: list[object], equal: int) -> None:
+    model = [models / "stories260K.bin", "-z", models / "tok512.bin", "-t", 0, "--target", "cpu", "-i", LONG_PROMPT]
+    exact, rounded = run(*model), run(*model, *options)
+    assert (rounded.returncode, rounded.stdout[:equal]) == (0, exact.stdout[:equal])
+    assert rounded.stderr.split("#")[-1] != exact.stderr.split("#")[-1]  # the logits differ
+
+
+def test_perplexity_with_a_cache_of_fewer_bits(models: Path) -> None:
+    text = models / "expected" / "once_upon_a_time_t0_n256.txt"
+    model = [models / "stories260K.bin", "-z", models / "tok512.bin", "--target", "cpu", "--perplexity", text]
+    exact, rounded = (run(*model, "--cache", cache).stdout for cache in ("f32", "bf16"))
+    values = [float(line.split()[1]) for line in (exact, rounded)]
+    assert values[0] != values[1] == pytest.approx(values[0], rel=0.01)

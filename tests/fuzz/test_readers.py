@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hamkaas as hk
-from hamkaas.models.llama2 import Config, load_checkpoint, load_tokenizer
+from hamkaas.models.llama2 import Config, TextStream, Tokenizer, load_checkpoint, load_tokenizer
 from hamkaas.models.llama2.export import export_v0, export_v2
 from hamkaas.models.llama2.huggingface import LAYER_NAMES as FOLDER_NAMES
 
@@ -46,6 +46,28 @@ def damaged(draw: st.DrawFn, seeds: tuple[bytes, ...]) -> bytes:
     return data
 
 
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(NUMBERS) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+"""Any JSON."""
+
+
+@st.composite
+def changed(draw: st.DrawFn, whole: Any) -> Any:
+    """JSON of which one part, at any depth, is replaced."""
+    keys: list[Any] = (
+        list(whole) if isinstance(whole, dict) else [*range(len(whole))] if isinstance(whole, list) else []
+    )
+    if not keys or draw(st.integers(0, 3)) == 0:
+        return draw(ANYTHING)
+    key = draw(st.sampled_from(keys))
+    copy = whole.copy()
+    copy[key] = draw(changed(whole[key]))
+    return copy
+
+
 def read_cleanly(read: Callable[[], object], size: int) -> None:
     """Reads; nothing but a `CheckpointError` may come of it, and no memory that the size does not justify."""
     tracemalloc.start()
@@ -56,6 +78,21 @@ def read_cleanly(read: Callable[[], object], size: int) -> None:
     finally:
         tracemalloc.stop()
     assert peak < (4 << 20) + 64 * size, f"{peak} bytes for a file of {size}"
+
+
+TEXT = "abc d, <s>\u00eb\n"
+
+
+def use(tokenizer: Tokenizer | None, size: int) -> None:
+    """What is done with a tokenizer once it is read."""
+    if tokenizer is None:
+        return
+    tokens = [*tokenizer.encode(TEXT), *tokenizer.encode_turn(TEXT)]
+    assert all(0 <= token < size for token in tokens), tokens
+    stream = TextStream(tokenizer)
+    for token in range(size):
+        stream.push(token, 1)
+    stream.finish()
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +110,11 @@ def checkpoints() -> tuple[bytes, ...]:
     with tempfile.TemporaryDirectory() as name:
         export_v0(checkpoint, Path(name) / "v0")
         export_v2(checkpoint, Path(name) / "v2", 4)
-        return (Path(name) / "v0").read_bytes(), (Path(name) / "v2").read_bytes()
+        v0, v2 = ((Path(name) / version).read_bytes() for version in ("v0", "v2"))
+    # version 1 has version 2's header and floats; which floats is of no matter here
+    count = sum(weight.size for weight in checkpoint.weights.values() if isinstance(weight, np.ndarray))
+    v1 = v2[:4] + struct.pack("<i", 1) + v2[8:256] + bytes(4 * count)
+    return v0, v1, v2
 
 
 @given(st.data())
@@ -105,7 +146,7 @@ def gguf_files() -> tuple[bytes, ...]:
 def test_gguf(folder: Path, data: st.DataObject) -> None:
     content = data.draw(damaged(gguf_files()))
     (folder / "model.gguf").write_bytes(content)
-    read_cleanly(lambda: load_checkpoint(folder / "model.gguf"), len(content))
+    read_cleanly(lambda: use(load_checkpoint(folder / "model.gguf").tokenizer, CONFIG.vocab_size), len(content))
 
 
 @pytest.mark.parametrize("place", [b"tokenizer.ggml.scores", b"tokenizer.ggml.tokens", b"tokenizer.ggml.token_type"])
@@ -136,17 +177,63 @@ def sentencepiece_file(*pieces: str) -> bytes:
 @pytest.mark.parametrize(
     ("name", "whole"),
     [
-        ("tokenizer.bin", tokenizer_file(b"a", b"bc", b"d")),
-        ("tokenizer.model", sentencepiece_file("a", "\u2581bc", "d")),
-        ("tokenizer.json", b'{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}}'),
+        ("tokenizer.bin", tokenizer_file(b"<unk>", b"<s>", b"</s>", b"a", b"bc", b" ")),
+        ("tokenizer.model", sentencepiece_file("<unk>", "<s>", "</s>", "a", "\u2581bc", "\u2581")),
     ],
-    ids=["llama2.c", "sentencepiece", "json"],
+    ids=["llama2.c", "sentencepiece"],
 )
 @given(data=st.data())
 def test_tokenizers(folder: Path, name: str, whole: bytes, data: st.DataObject) -> None:
     content = data.draw(damaged((whole,)))
     (folder / name).write_bytes(content)
-    read_cleanly(lambda: load_tokenizer(folder / name, 3), len(content))
+    read_cleanly(lambda: use(load_tokenizer(folder / name, 6), 6), len(content))
+
+
+TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", "ab"]
+JSON_TOKENIZERS: tuple[dict[str, Any], ...] = (
+    {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": 1, "content": "<s>", "single_word": False, "lstrip": False, "rstrip": False}
+            | {"normalized": False, "special": True}
+        ],
+        "normalizer": {"type": "Prepend", "prepend": "\u2581"},
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": {token: number for number, token in enumerate(TOKENS)},
+            "merges": ["a b"],
+        },
+    },
+    {
+        "version": "1.0",
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "\u0120": 3}, "merges": [["a", "b"]]},
+    },
+)
+"""In the manner of Llama 2 and of GPT-2."""
+
+
+@given(st.data())
+def test_json_tokenizers(folder: Path, data: st.DataObject) -> None:
+    whole = data.draw(st.sampled_from(JSON_TOKENIZERS))
+    if data.draw(st.booleans()):
+        content = json.dumps(data.draw(changed(whole))).encode()
+    else:
+        content = data.draw(damaged((json.dumps(whole).encode(),)))
+    (folder / "tokenizer.json").write_bytes(content)
+    read_cleanly(lambda: use(load_tokenizer(folder / "tokenizer.json", 262), 262), len(content))
 
 
 @cache
@@ -160,37 +247,64 @@ def safetensors_file() -> bytes:
     )
 
 
-DESCRIPTION: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 8,
-    "intermediate_size": 12,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "vocab_size": 262,
-    "max_position_embeddings": 6,
-    "tie_word_embeddings": True,
-    "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+DESCRIPTIONS: dict[str, dict[str, Any]] = {
+    "config.json": {
+        "model_type": "llama",
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 4,
+        "vocab_size": 262,
+        "max_position_embeddings": 6,
+        "tie_word_embeddings": True,
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "eos_token_id": [2],
+    },
+    "tokenizer_config.json": {
+        "bos_token": "<s>",
+        "eos_token": {"content": "</s>"},
+        "chat_template": [{"name": "default", "template": "{{ messages }}"}],
+    },
+    "generation_config.json": {"eos_token_id": [2]},
+    "model.safetensors.index.json": {"weight_map": {"model.norm.weight": "model.safetensors"}},
 }
+
+
+def write_folder(folder: Path) -> Path:
+    """A model that can be read."""
+    path = folder / "model"
+    path.mkdir(exist_ok=True)
+    for name, description in DESCRIPTIONS.items():
+        (path / name).write_text(json.dumps(description))
+    (path / "model.safetensors").write_bytes(safetensors_file())
+    return path
 
 
 @given(st.data())
 def test_safetensors(folder: Path, data: st.DataObject) -> None:
-    path = folder / "model"
-    path.mkdir(exist_ok=True)
-    content = data.draw(damaged((safetensors_file(),)))
-    (path / "config.json").write_text(json.dumps(DESCRIPTION))
+    path, whole = write_folder(folder), safetensors_file()
+    if data.draw(st.booleans()):
+        end = 8 + int.from_bytes(whole[:8], "little")
+        header = json.dumps(data.draw(changed(json.loads(whole[8:end])))).encode()
+        content = struct.pack("<Q", len(header)) + header + whole[end:]
+    else:
+        content = data.draw(damaged((whole,)))
     (path / "model.safetensors").write_bytes(content)
     read_cleanly(lambda: load_checkpoint(path), len(content))
 
 
 @given(st.data())
 def test_descriptions(folder: Path, data: st.DataObject) -> None:
-    path = folder / "model"
-    path.mkdir(exist_ok=True)
-    anything = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), st.lists)
-    described = DESCRIPTION | data.draw(st.dictionaries(st.sampled_from([*DESCRIPTION, "head_dim"]), anything))
-    whole = safetensors_file()
-    (path / "config.json").write_text(json.dumps(described))
-    (path / "model.safetensors").write_bytes(whole)
-    read_cleanly(lambda: load_checkpoint(path), len(whole))
+    path = write_folder(folder)
+    name = data.draw(st.sampled_from(list(DESCRIPTIONS)))
+    whole = DESCRIPTIONS[name]
+    if data.draw(st.booleans()):
+        content = json.dumps(data.draw(changed(whole))).encode()
+    else:
+        content = data.draw(damaged((json.dumps(whole).encode(),)))
+    (path / name).write_bytes(content)
+    read_cleanly(lambda: load_checkpoint(path), len(content) + len(safetensors_file()))

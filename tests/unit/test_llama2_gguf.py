@@ -1,5 +1,6 @@
 """GGUF files of every kind of quantisation that people use, as the `gguf` package has them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from hamkaas.models.llama2 import Config, ModelFeed, Quantized, build_graphs, lo
 
 CONFIG = Config(256, 512, 2, 4, 2, 262, 16, False)
 """Rows of whole blocks of 256, which the kinds with a K take."""
+
+SMALL = Config(8, 12, 1, 2, 1, 262, 6, True)
 
 LARGE_BLOCKS = {"Q4_K": (0, 2), "Q6_K": (208,)}
 """Kinds that the package reads but does not write: blocks of bytes of which only the float16 factors are not arbitrary,
@@ -66,4 +69,47 @@ def test_a_quantisation_that_nobody_knows(tmp_path: Path) -> None:
     }
     write_gguf(tmp_path / "model.gguf", CONFIG, weights, Types.Q8_1)
     with pytest.raises(hk.CheckpointError, match=r"token_embd.weight: the quantisation Q8_1 is not known"):
+        load_checkpoint(tmp_path / "model.gguf")
+
+
+WRITE: list[tuple[str, Callable[[list[Any]], list[Any]], str]] = [
+    ("scores", lambda scores: scores[:-1], "scores: expected one float for each of 262 tokens"),
+    ("scores", lambda scores: ["high"] * len(scores), "scores: expected one float for each of 262 tokens"),
+    ("types", lambda types: [*types, 3], "token_type: expected one int for each of 262 tokens"),
+]
+"""What is written of each token, what a file has instead, and what is said of it."""
+
+
+@pytest.mark.parametrize(("of_tokens", "change", "message"), WRITE)
+def test_broken_tokenizers(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    of_tokens: str,
+    change: Callable[[list[Any]], list[Any]],
+    message: str,
+) -> None:
+    key = {"scores": "scores", "types": "token_type"}[of_tokens]
+
+    def write(writer: gguf.GGUFWriter, values: list[Any]) -> None:
+        writer.add_array(f"tokenizer.ggml.{key}", change(values))
+
+    monkeypatch.setattr(gguf.GGUFWriter, f"add_token_{of_tokens}", write)
+    write_gguf(tmp_path / "model.gguf", SMALL, llama_reference.random_weights(SMALL))
+    with pytest.raises(hk.CheckpointError, match=message):
+        load_checkpoint(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("tokenizer", ["llama", "gpt2"])
+@pytest.mark.parametrize(("name", "token"), [("bos", -1), ("bos", 262), ("eos", "</s>")])
+def test_tokens_that_do_not_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str, name: str, token: object
+) -> None:
+    kind = gguf.GGUFValueType.get_type(token)
+
+    def write(writer: gguf.GGUFWriter, _: int) -> None:
+        writer.add_key_value(f"tokenizer.ggml.{name}_token_id", token, kind)
+
+    monkeypatch.setattr(gguf.GGUFWriter, f"add_{name}_token_id", write)
+    write_gguf(tmp_path / "model.gguf", SMALL, llama_reference.random_weights(SMALL), tokenizer=tokenizer)
+    with pytest.raises(hk.CheckpointError, match=f"{name}_token_id: expected one of 262 tokens, got {token!r}"):
         load_checkpoint(tmp_path / "model.gguf")

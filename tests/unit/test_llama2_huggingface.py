@@ -138,6 +138,15 @@ def _cut(path: Path, name: str, end: int) -> None:
     (path / name).write_bytes((path / name).read_bytes()[:end])
 
 
+def _add(path: Path, shape: list[int]) -> None:
+    """One more tensor, without elements."""
+    data = (path / "model.safetensors").read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end]) | {"more": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}
+    written = json.dumps(header).encode()
+    (path / "model.safetensors").write_bytes(len(written).to_bytes(8, "little") + written + data[end:])
+
+
 BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (lambda p: (p / "config.json").unlink(), "config.json: cannot be read: No such file or directory"),
     (lambda p: (p / "config.json").write_text("{"), "config.json: expected JSON"),
@@ -154,6 +163,8 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (lambda p: _cut(p, "model.safetensors", 7), "model.safetensors: no safetensors file"),
     (lambda p: _cut(p, "model.safetensors", 100), "model.safetensors: no safetensors file"),
     (lambda p: _cut(p, "model.safetensors", -1), "expected bytes within"),
+    (lambda p: _add(p, [0, 1 << 70]), "more: expected a shape that an array can have"),
+    (lambda p: _add(p, [1] * 99 + [0]), "more: expected a shape that an array can have"),
     (
         lambda p: (p / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret"}}'),
         "expected names of files in the same folder, got '../secret'",
@@ -245,8 +256,35 @@ def test_tokenizer_json_and_chat(tmp_path: Path) -> None:
 
     assert list(Chat(checkpoint, Steps(feed, Sampler(0, 0, Xorshift(1)))).reply("dog")) == []
     assert fed == tokenizer.encode_turn("<|im_start|>user dog<|im_end|>")
-    with pytest.raises(hk.CheckpointError, match=r"expected at most 10 tokens, as the checkpoint has, got 26\d"):
+    with pytest.raises(hk.CheckpointError, match=r"expected tokens from 0 to 9, as the checkpoint has, got 26\d"):
         load_tokenizer(path / "tokenizer.json", 10)
+
+
+def test_a_tokenizer_json_with_tokens_that_the_model_does_not_have(tmp_path: Path) -> None:
+    description: dict[str, Any] = json.loads(byte_level_json())
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(description))
+    load_tokenizer(path, 300)
+    # few tokens, but one of a large number
+    vocabulary = dict(description["model"]["vocab"], a=300)
+    path.write_text(json.dumps(description | {"model": description["model"] | {"vocab": vocabulary}}))
+    with pytest.raises(hk.CheckpointError, match="expected tokens from 0 to 299, as the checkpoint has, got 300"):
+        load_tokenizer(path, 300)
+    # each text begins with a token of a large number
+    start = {"id": "<s>", "ids": [1 << 20], "tokens": ["<s>"]}
+    template = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"<s>": start},
+    }
+    path.write_text(json.dumps(description | {"post_processor": template}))
+    with pytest.raises(hk.CheckpointError, match="expected tokens from 0 to 299, as the checkpoint has, got 1048576"):
+        load_tokenizer(path, 300)
+    # each text begins with a token that the template does not describe: the package panics
+    path.write_text(json.dumps(description | {"post_processor": template | {"special_tokens": {}}}))
+    with pytest.raises(hk.CheckpointError, match="no tokenizer that can be read"):
+        load_tokenizer(path, 300)
 
 
 # export
@@ -260,6 +298,11 @@ def test_exports_are_the_files_of_llama2c(models: Path, tmp_path: Path) -> None:
     ours, theirs = (np.fromfile(file, np.float32) for file in (tmp_path / "v0.bin", models / "stories260K.bin"))
     np.testing.assert_array_equal(ours[:7].view(np.int32), theirs[:7].view(np.int32))
     np.testing.assert_allclose(ours[7:], theirs[7:], rtol=0, atol=1e-7)  # the tables of rotations differ in a bit
+
+
+def test_export_into_a_folder_that_is_not_there(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export_main([str(models / "stories260K.bin"), "no/model.bin"]) == 1
+    assert capsys.readouterr().err == "hamkaas-export: error: no/model.bin: No such file or directory\n"
 
 
 def test_export_into_a_pipe(tmp_path: Path) -> None:

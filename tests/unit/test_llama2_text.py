@@ -72,6 +72,17 @@ def test_text_survives(models: Path, text: str) -> None:
     assert decoded.decode() == text
 
 
+def test_a_vocabulary_without_bytes() -> None:
+    # of characters, say: what it cannot spell is unknown, and no token that does not exist
+    tokenizer = ScoredTokenizer((b"<unk>", b"<s>", b"</s>", b" ", b"a", b"b"), (0.0,) * 6)
+    assert tokenizer.encode("a\u00ebb") == [BOS, 3, 4, 0, 0, 5]
+
+
+def test_a_control_token_that_is_no_text() -> None:
+    tokenizer = ScoredTokenizer((*TOY.pieces, b"\xff"), (*TOY.scores, 0.0), frozenset((2, len(TOY.pieces))))
+    assert tokenizer.encode_turn("a\n</s>\n") == [*TOY.encode("a")[1:], 2]
+
+
 def test_long_prompts_are_encoded_fast(models: Path) -> None:
     tokenizer = load_tokenizer(models / "tokenizer.bin", 32000)
     text = "the quick brown fox jumps over the lazy dog and " * 1000

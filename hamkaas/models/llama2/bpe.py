@@ -92,24 +92,28 @@ class JsonTokenizer:
             text = path.read_text(encoding="utf-8")
             self._with_control = Library.from_str(text)
             self._plain = Library.from_str(text)
+            self._start = self._with_control.encode("", add_special_tokens=True).ids
             description = json.loads(text)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-        except Exception as error:  # the package raises plain exceptions
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the package raises plain exceptions, and panics, which are none of these
             raise CheckpointError(f"{path}: no tokenizer that can be read: {error}") from None
         self._plain.encode_special_tokens = True
-        size = self._plain.get_vocab_size(with_added_tokens=True)
-        if size > vocab_size:
-            raise CheckpointError(f"{path}: expected at most {vocab_size} tokens, as the checkpoint has, got {size}")
-        is_bytes = '"ByteLevel"' in json.dumps([description.get("decoder"), description.get("pre_tokenizer")])
         vocabulary: dict[str, int] = self._plain.get_vocab(with_added_tokens=True)
+        largest = max([*vocabulary.values(), *self._start], default=0)
+        if largest >= vocab_size:
+            raise CheckpointError(
+                f"{path}: expected tokens from 0 to {vocab_size - 1}, as the checkpoint has, got {largest}"
+            )
+        is_bytes = '"ByteLevel"' in json.dumps([description.get("decoder"), description.get("pre_tokenizer")])
         self._pieces = [b""] * vocab_size
         for piece, token in vocabulary.items():
             self._pieces[token] = _byte_level_piece(piece) if is_bytes else _sentencepiece_piece(piece)
         for token, added in self._plain.get_added_tokens_decoder().items():
             self._pieces[token] = b"" if added.special else added.content.encode()
         self._strips_first_space = not is_bytes
-        self._start = self._with_control.encode("", add_special_tokens=True).ids
 
     def encode(self, text: str) -> list[int]:
         """See `Tokenizer`."""

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"hamkaas-export: error: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # a full disk, say
-        print(f"hamkaas-export: error: {error.filename or options.output}: {error.strerror}", file=sys.stderr)
+        print(f"hamkaas-export: error: {options.output}: {error.strerror}", file=sys.stderr)
         return 1
     print(f"wrote {options.output}: {options.output.stat().st_size:,} bytes", file=sys.stderr)
     return 0
@@ -41,4 +41,5 @@ def entry() -> None:
     try:
         sys.exit(main())
     except KeyboardInterrupt:
+        print("hamkaas-export: interrupted", file=sys.stderr)
         sys.exit(130)

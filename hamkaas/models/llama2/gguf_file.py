@@ -7,6 +7,7 @@ of llama2.c (converters to GGUF permute them), so nothing is to be moved.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,12 @@ def _read(path: Path, gguf: Any, progress: Callable[[int, int], None] | None) ->
         raise CheckpointError(
             f"{path}: expected {len(expected)} tensors, {len(missing)} are missing: {min(missing)}, ..."
         )
+    template = metadata.get("tokenizer.chat_template")
     return Checkpoint(
         config,
         weights,
-        _read_tokenizer(metadata, config),
-        metadata.get("tokenizer.chat_template"),
+        _read_tokenizer(metadata),
+        template if isinstance(template, str) else None,
         metadata.token_text("bos"),
         metadata.token_text("eos"),
         metadata.stop_tokens(),
@@ -106,14 +108,36 @@ class _Metadata:
         field = self._fields.get(key)
         return None if field is None else field.contents()
 
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The text of each token."""
+        return self.require("tokenizer.ggml.tokens")
+
+    def of_tokens(self, key: str, kind: type) -> list[Any] | None:
+        """The value of a key that has one of some type for each token; None without such a key."""
+        values = self.get(key)
+        if values is not None and (len(values) != len(self.tokens) or not all(type(value) is kind for value in values)):
+            raise CheckpointError(
+                f"{self.path}: {key}: expected one {kind.__name__} for each of {len(self.tokens)} tokens"
+            )
+        return values
+
+    def token(self, name: str) -> int | None:
+        """The token that has a name, such as bos; None without one."""
+        key = f"tokenizer.ggml.{name}_token_id"
+        token = self.get(key)
+        if token is not None and not (type(token) is int and 0 <= token < len(self.tokens)):
+            raise CheckpointError(f"{self.path}: {key}: expected one of {len(self.tokens)} tokens, got {token!r}")
+        return token
+
     def token_text(self, name: str) -> str:
-        """The text of a token that has a name, such as bos; empty without one."""
-        token = self.get(f"tokenizer.ggml.{name}_token_id")
-        return "" if token is None else self.require("tokenizer.ggml.tokens")[token]
+        """The text of a token that has a name; empty without one."""
+        token = self.token(name)
+        return "" if token is None else self.tokens[token]
 
     def stop_tokens(self) -> frozenset[int]:
         """The tokens that end a text or a turn."""
-        tokens = (self.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
+        tokens = (self.token(name) for name in ("eos", "eot"))
         return frozenset(token for token in tokens if token is not None)
 
     def require(self, key: str) -> Any:
@@ -135,7 +159,7 @@ def _read_config(metadata: _Metadata, tensors: Mapping[str, Any]) -> Config:
         num_layers=metadata.require("llama.block_count"),
         num_heads=heads,
         num_kv_heads=metadata.get("llama.attention.head_count_kv") or heads,
-        vocab_size=len(metadata.require("tokenizer.ggml.tokens")),
+        vocab_size=len(metadata.tokens),
         max_positions=metadata.require("llama.context_length"),
         shared_classifier="output.weight" not in tensors,
         rope_theta=metadata.get("llama.rope.freq_base") or 10000.0,
@@ -198,19 +222,19 @@ def _read_q8_0(data: NDArray[np.uint8], shape: tuple[int, ...]) -> Quantized:
     return Quantized(values, scales.reshape(*shape[:-1], shape[-1] // 32))
 
 
-def _read_tokenizer(metadata: _Metadata, config: Config) -> Tokenizer:
-    kind = metadata.require("tokenizer.ggml.model")
-    tokens: list[str] = metadata.require("tokenizer.ggml.tokens")
-    types: list[int] = metadata.get("tokenizer.ggml.token_type") or [1] * config.vocab_size
+def _read_tokenizer(metadata: _Metadata) -> Tokenizer:
+    kind, tokens = metadata.require("tokenizer.ggml.model"), metadata.tokens
+    types = metadata.of_tokens("tokenizer.ggml.token_type", int) or [1] * len(tokens)
     control = frozenset(token for token, type_ in enumerate(types) if type_ == CONTROL)
-    bos: int | None = metadata.get("tokenizer.ggml.bos_token_id")
     if kind == "gpt2":
-        starts_with_bos = metadata.get("tokenizer.ggml.add_bos_token") is not False and bos is not None
+        bos = metadata.token("bos") if metadata.get("tokenizer.ggml.add_bos_token") is not False else None
         merges: list[str] = metadata.require("tokenizer.ggml.merges")
         splits = metadata.get("tokenizer.ggml.pre") or "default"
-        return BpeTokenizer(tokens, merges, control, splits, bos if starts_with_bos else None)
+        return BpeTokenizer(tokens, merges, control, splits, bos)
     if kind == "llama":
-        scores = tuple(metadata.require("tokenizer.ggml.scores"))
+        scores = metadata.of_tokens("tokenizer.ggml.scores", float)
+        if scores is None:
+            raise CheckpointError(f"{metadata.path}: expected the key tokenizer.ggml.scores, which is missing")
         # sentencepiece writes a space as U+2581
-        return ScoredTokenizer(tuple(token.replace("\u2581", " ").encode() for token in tokens), scores, control)
+        return ScoredTokenizer(tuple(token.replace("\u2581", " ").encode() for token in tokens), tuple(scores), control)
     raise CheckpointError(f"{metadata.path}: expected a tokenizer gpt2 or llama, got {kind}")

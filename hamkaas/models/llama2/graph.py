@@ -55,10 +55,10 @@ def build_graphs(
 
 
 def build_burst_graphs(
-    config: Config, weights: Mapping[str, Weight], size: int, *, sampled: bool
+    config: Config, weights: Mapping[str, Weight], size: int, cache: str = "float32", *, sampled: bool
 ) -> dict[str, hk.Tensor | Sequence[hk.Tensor]]:
     """The graphs of `Transformer.decode` and, unless `size` is 0, "chunk", over the same weights and states."""
-    transformer = Transformer(config, weights)
+    transformer = Transformer(config, weights, cache)
     return transformer.decode(sampled=sampled) | ({CHUNK: transformer.chunk(size)} if size else {})
 
 

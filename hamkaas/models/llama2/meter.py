@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hamkaas as hk
+from hamkaas.models.llama2.checkpoint import Checkpoint
 from hamkaas.models.llama2.generate import Feed, Source
 from hamkaas.models.llama2.graph import NEXT, STEP
+from hamkaas.passes.hamkaas_convert_weights import SCALES
 
 BANDWIDTH_OF = {"cpu": "reading alone", "cuda": "a copy"}
 """What the measured bandwidth is that of, by target; see `hamkaas.Graph.bandwidth`."""
@@ -78,9 +80,9 @@ class Meter:
         yield progress
         self._compile_seconds = time.perf_counter() - started
 
-    def attach(self, source: Source, model: hk.Model, step_bytes: int) -> None:
-        """What the tokens come from, and the model behind it; a step reads `step_bytes` of weights."""
-        self._source, self._model, self._step_bytes = source, model, step_bytes
+    def attach(self, source: Source, model: hk.Model, checkpoint: Checkpoint) -> None:
+        """What the tokens come from, the model behind it, and whose weights that has."""
+        self._source, self._model, self._step_bytes = source, model, step_bytes(model, checkpoint)
 
     @property
     def logits(self) -> NDArray[np.float32] | None:
@@ -152,6 +154,13 @@ class Meter:
             "peak_memory_bytes": memory,
             "logits_crc32": None if self._logits is None else f"{zlib.crc32(self._logits.tobytes()):08x}",
         }
+
+
+def step_bytes(model: hk.Model, checkpoint: Checkpoint) -> int:
+    """Bytes of weights that one step of a compiled model reads; the compiler may have stored them in fewer bits."""
+    unread = () if checkpoint.config.shared_classifier else ("tok_embeddings",)  # but for one row
+    read = checkpoint.weights.keys() - unread
+    return sum(spec.nbytes for spec in model.artifact.weights if spec.name.removesuffix(SCALES) in read)
 
 
 def report(numbers: Mapping[str, Any]) -> str:

@@ -58,5 +58,8 @@ def _tensor(path: Path, name: str, entry: Any, data: NDArray[np.uint8]) -> NDArr
         raise CheckpointError(
             f"{path}: {name}: expected {prod(shape) * np.dtype(dtype).itemsize} bytes, got {end - begin}"
         )
-    tensor = data[begin:end].view(dtype).reshape(shape)
+    try:
+        tensor = data[begin:end].view(dtype).reshape(shape)
+    except (OverflowError, ValueError) as error:  # too many dimensions, or one that is huge beside one of 0
+        raise CheckpointError(f"{path}: {name}: expected a shape that an array can have: {error}") from None
     return tensor if tensor.flags.aligned else tensor.copy()

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from hamkaas.errors import CheckpointError
 
+UNKNOWN = 0
 BOS = 1
 EOS = 2
 _BYTE = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
@@ -52,9 +53,9 @@ class ScoredTokenizer:
         return {piece: token for token, piece in reversed(list(enumerate(self.pieces)))}
 
     @cached_property
-    def first_byte(self) -> int:
-        """The token of byte 0; those of the other bytes follow."""
-        return self.token_of.get(b"<0x00>", 3)
+    def byte_tokens(self) -> tuple[int, ...]:
+        """The token of each byte, by its name; unknown where a vocabulary, say one of characters, has none."""
+        return tuple(self.token_of.get(b"<0x%02X>" % byte, UNKNOWN) for byte in range(256))
 
     def padded(self, vocab_size: int) -> "ScoredTokenizer":
         """The same with tokens that nobody writes, up to the size of a model's vocabulary; not for a larger one."""
@@ -69,7 +70,7 @@ class ScoredTokenizer:
 
     def encode_turn(self, text: str) -> list[int]:
         """See `Tokenizer`. A text after a control token gets a space in front, as the start of a text does."""
-        names = {self.pieces[token].decode(): token for token in self.control}
+        names = {self.pieces[token].decode(errors="replace"): token for token in self.control}
         tokens: list[int] = []
         pattern = "|".join(map(re.escape, names))
         for part in re.split(f"({pattern})", text) if names else [text]:
@@ -84,7 +85,7 @@ class ScoredTokenizer:
         for character in text:
             piece = character.encode("utf-8", "surrogateescape")
             token = self.token_of.get(piece)
-            parts.extend([token] if token is not None else [byte + self.first_byte for byte in piece])
+            parts.extend([token] if token is not None else [self.byte_tokens[byte] for byte in piece])
         return self._merge(parts)
 
     def _merge(self, tokens: list[int]) -> list[int]:
