@@ -2,109 +2,137 @@
 """Prefill speed: the logits behind a prompt of N tokens in one pass, with random weights, on a GPU.
 
     prefill.py --shape 7B --tokens 512 128 --activations bf16 --cudnn auto off [--layers 4] [--regions]
+    prefill.py --shape 7B --torch graph compile --json prefill.json
 
 Each line is JSON: tokens/s of whole calls (inputs up, logits down), of the device alone, TFLOP/s, the time from graph
 to code that is ready to run (cold, or warm if no cuDNN graph was built), and that of uploading the weights. `--regions`
 adds a line for each distinct cuDNN graph: its best plan, the first that cuDNN offers, our own kernels, and PyTorch, in
-microseconds. Weights have the type of the activations (f32 for tf32).
+microseconds. Weights and cache have the type of the activations (f32 for tf32). `--torch` adds the same prompt in
+PyTorch, captured in a CUDA graph.
 """
 
 import argparse
-import json
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shapes import SHAPES, random_weights
+from report import Report
+from shapes import CACHES, SHAPES, random_weights
+from timing import compile_timed
 
 import hamkaas as hk
 from hamkaas import tune
+from hamkaas.api import choose_target
 from hamkaas.artifact import CudnnGraph, Execute
 from hamkaas.models.llama2 import Config, Transformer, chunk_inputs
 from hamkaas.remarks import collect
 
-CACHES = {"bf16": "bfloat16", "f16": "float16", "tf32": "float32", "f32": "float32"}
+PRECISIONS = {"bf16": "bf16", "f16": "f16", "tf32": "f32", "f32": "f32"}
+"""Of the weights and of the cache, by that of the activations."""
+
+TORCH = {"graph": "torch eager, CUDA graph", "compile": "torch.compile, CUDA graph"}
 CUDNN: dict[str, Any] = {"auto": "auto", "on": True, "off": False}
 
 
-def main() -> None:
-    """Measures all combinations."""
+def main() -> int:
+    """Measures all combinations; 1 if one of them failed."""
+    options = parse()
+    report = Report("cuda", options.json)
+    with report.attempt(peer="torch"):
+        if options.torch:
+            import_module("torch_llama")
+    if report.failed:
+        options.torch = []  # not installed, as the report says once
+    for shape, activations in product(options.shape, options.activations):
+        config = replace(SHAPES[shape], num_layers=options.layers or SHAPES[shape].num_layers)
+        weights = random_weights(config, PRECISIONS[activations], shared=True)
+        for tokens in options.tokens:
+            case = {"shape": shape, "layers": config.num_layers, "tokens": tokens, "activations": activations}
+            for cudnn in options.cudnn:
+                with report.attempt(**case, cudnn=cudnn):
+                    measure(config, weights, case | {"cudnn": cudnn}, options, report)
+            for kind in options.torch:
+                with report.attempt(**case, peer=TORCH[kind]):
+                    report.add(case | {"peer": TORCH[kind]} | measure_torch(config, activations, kind, tokens, options))
+                import_module("torch_llama").free_memory()
+    return int(report.failed)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Measures prefill speed with random weights.")
     parser.add_argument("--shape", choices=list(SHAPES), nargs="+", default=["15M"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 128])
-    parser.add_argument("--activations", choices=list(CACHES), nargs="+", default=["bf16"])
+    parser.add_argument("--activations", choices=list(PRECISIONS), nargs="+", default=["bf16"])
     parser.add_argument("--cudnn", choices=list(CUDNN), nargs="+", default=["auto"])
     parser.add_argument("--layers", type=int, help="instead of those of the shape")
     parser.add_argument("--regions", action="store_true")
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--torch", choices=list(TORCH), nargs="+", default=[], help="peers")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows")
     options = parser.parse_args()
-    for shape in options.shape:
-        config = SHAPES[shape]
-        config = replace(config, num_layers=options.layers or config.num_layers)
-        for activations in options.activations:
-            precision = activations if activations in ("bf16", "f16") else "f32"
-            weights = random_weights(config, precision, shared=True)
-            for tokens in options.tokens:
-                for cudnn in options.cudnn:
-                    measure(config, weights, shape, tokens, activations, cudnn, options)
+    try:
+        choose_target("cuda")
+    except hk.TargetError as error:
+        parser.error(str(error))
+    return options
 
 
-def measure(
-    config: Config,
-    weights: Any,
-    shape: str,
-    tokens: int,
-    activations: Any,
-    cudnn: str,
-    options: argparse.Namespace,
-) -> None:
-    """One line, and those of the regions."""
-    graph = Transformer(config, weights, CACHES[activations]).chunk(tokens)
+def measure(config: Config, weights: Any, case: dict[str, Any], options: argparse.Namespace, report: Report) -> None:
+    """One row, and those of the regions."""
+    tokens, activations = case["tokens"], case["activations"]
+    graph = Transformer(config, weights, CACHES[PRECISIONS[activations]]).chunk(tokens)
     inputs = chunk_inputs([1] * tokens, 0, tokens) | {"row": np.array([tokens - 1])}
-    started = time.perf_counter()
-    made, compiled = 0, started
-
-    def count(what: str) -> None:
-        nonlocal made, compiled
-        made += what.startswith("compiling a cuDNN graph")
-        compiled = time.perf_counter() if what.startswith("uploading") else compiled
-
     with collect() as remarks:
-        model = hk.compile(graph, target="cuda", activations=activations, cudnn=CUDNN[cudnn], progress=count)
-    loaded = time.perf_counter()
-    with model:
+        made = compile_timed(graph, target="cuda", activations=activations, cudnn=CUDNN[case["cudnn"]])
+    assert made.model is not None
+    with made.model as model:
         whole = min(timed(lambda: model.evaluate(inputs)) for _ in range(options.repeats))
         device = min(model.runtime.replay(0, 5) for _ in range(3))  # type: ignore[attr-defined]
-        steps = model.artifact.programs[0].steps
-        result = {
-            "shape": shape,
-            "layers": config.num_layers,
-            "tokens": tokens,
-            "activations": activations,
-            "cudnn": cudnn,
-            "tokens_per_second": round(tokens / whole),
-            "tokens_per_second_on_device": round(tokens / device),
-            "ms": round(whole * 1e3, 3),
-            "ms_on_device": round(device * 1e3, 3),
-            "tflops": round(flops(config, tokens) / whole / 1e12, 1),
-            "compile_seconds": round(compiled - started, 2),
-            "load_seconds": round(loaded - compiled, 2),
-            "cudnn_graphs": len(model.artifact.plans),
-            "cudnn_graphs_built": made,
-            "executions": sum(isinstance(step, Execute) for step in steps),
-            "launches": len(steps),
-        }
-        print(json.dumps(result), flush=True)
-        plans = model.artifact.plans
+        steps, plans = model.artifact.programs[0].steps, model.artifact.plans
+    result = {
+        "peer": "hamkaas",
+        "tokens_per_second": round(tokens / whole),
+        "tokens_per_second_on_device": round(tokens / device),
+        "ms": round(whole * 1e3, 3),
+        "ms_on_device": round(device * 1e3, 3),
+        "tflops": round(flops(config, tokens) / whole / 1e12, 1),
+        "compile_seconds": round(made.compile_seconds, 2),
+        "load_seconds": round(made.load_seconds, 2),
+        "cudnn_graphs": len(plans),
+        "cudnn_graphs_built": sum(what.startswith("compiling a cuDNN graph") for what in made.slow_steps),
+        "executions": sum(isinstance(step, Execute) for step in steps),
+        "launches": len(steps),
+    }
+    report.add(case | result)
     for remark in remarks:
         if "our own kernels" in remark.why:
             print(f"  {remark}", flush=True)
-    if options.regions:
-        for plan in plans:
-            print(json.dumps(region(plan.graph)), flush=True)
+    for plan in plans if options.regions else ():
+        report.add(region(plan.graph))
+
+
+def measure_torch(
+    config: Config, activations: str, kind: str, tokens: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """The figures of PyTorch for a prompt."""
+    torch, torch_llama = import_module("torch"), import_module("torch_llama")
+    torch.backends.cuda.matmul.allow_tf32 = activations == "tf32"
+    prompt = torch_llama.Prompt(torch_llama.Llama(config, PRECISIONS[activations], "cuda"), kind, tokens)
+    seconds = min(prompt.seconds() for _ in range(options.repeats))
+    return {
+        "tokens_per_second": round(tokens / seconds),
+        "ms": round(seconds * 1e3, 3),
+        "tflops": round(flops(config, tokens) / seconds / 1e12, 1),
+        "compile_seconds": round(prompt.compile_seconds, 1),
+    }
 
 
 def flops(config: Config, tokens: int) -> float:
@@ -159,6 +187,7 @@ def region(graph: CudnnGraph) -> dict[str, Any]:
 def torch_microseconds(graph: CudnnGraph) -> float:
     """The same in eager PyTorch, captured in a CUDA graph, on inputs that are in no cache."""
     import torch
+    from torch_llama import captured
 
     types = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int32": torch.int32}
     torch.backends.cuda.matmul.allow_tf32 = graph.compute == "tf32"
@@ -205,19 +234,12 @@ def torch_microseconds(graph: CudnnGraph) -> float:
 
     with torch.inference_mode():
         sets = [{number: tensor(number) for number in graph.inputs} for _ in range(copies)]
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            run(sets[0])
-        torch.cuda.synchronize()
-        captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured):
-            for values in sets:
-                run(values)
+        replay = captured(lambda: [run(values) for values in sets])
         times: list[float] = []
         for _ in range(4):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-            captured.replay()
+            replay()
             end.record()
             torch.cuda.synchronize()
             times.append(start.elapsed_time(end) * 1e3 / copies)
@@ -225,4 +247,4 @@ def torch_microseconds(graph: CudnnGraph) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,6 +17,9 @@ SHAPES = {
 }
 """By name: the models of tinyllamas, Llama-3.2-1B and Llama-2-7B."""
 
+CACHES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+"""What keys and values may be stored as: element types by their short names."""
+
 
 def random_weights(config: Config, precision: str = "f32", *, shared: bool = False) -> dict[str, Weight]:
     """Random weights whose activations stay finite.
