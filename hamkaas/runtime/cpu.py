@@ -825,6 +825,8 @@ class CpuRuntime:
         self._lock = threading.Lock()
         self._weights = _settle(artifact.weights, weights)
         self._states = [_aligned(state.nbytes) for state in artifact.states]
+        for state in self._states:
+            state[:1] = 0  # the system finds the first page now, which may be one of 2 MB, and not in the first run
         self._arena = _aligned(artifact.arena_bytes)
         self._status = ctypes.c_int64(0)
         self._bases = {
