@@ -54,7 +54,7 @@ STAGED_BLOCKS = 128
 """Blocks that a kernel must have for a vector to be staged: about one for each multiprocessor."""
 
 STAGED_IN_FLIGHT = 32
-"""`IN_FLIGHT` where a vector is staged: so few that a multiprocessor holds more blocks, some of which load meanwhile."""
+"""`IN_FLIGHT` where a vector is staged: few enough for more blocks to a multiprocessor, some of which load meanwhile."""
 
 STAGE_IN_FLIGHT = 4
 """Vectors that a thread has in flight while the block stages its vector."""
