@@ -28,11 +28,11 @@ from shapes import CACHES, SHAPES, random_weights
 from timing import compile_timed
 
 import hamkaas as hk
-from hamkaas import tune
 from hamkaas.api import choose_target
 from hamkaas.artifact import CudnnGraph, Execute
 from hamkaas.models.llama2 import Config, Transformer, chunk_inputs
 from hamkaas.remarks import collect
+from hamkaas.tune import cudnn as tune
 
 PRECISIONS = {"bf16": "bf16", "f16": "f16", "tf32": "f32", "f32": "f32"}
 """Of the weights and of the cache, by that of the activations."""

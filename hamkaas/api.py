@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
-from hamkaas import tune
+from hamkaas import knobs
 from hamkaas.artifact import Artifact, CudnnGraph, InputCheck, Program, SpanCheck, TensorSpec
 from hamkaas.codegen.plan import print_plan
 from hamkaas.compiler import compile_artifact, without_garbage_collection
@@ -17,6 +18,8 @@ from hamkaas.passes.hamkaas_convert_activations import Activations, HamkaasConve
 from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass, Precision
 from hamkaas.pipeline import CudnnOptions, run_pipeline
 from hamkaas.remarks import remark
+from hamkaas.tune.cudnn import Choice, Decision, choose, own_microseconds
+from hamkaas.tune.shapes import choose_shapes
 from hamkaas.universe import context
 from hamkaas.weights import bind_weights
 
@@ -107,9 +110,10 @@ def _generate(
 
     arch = default_arch()
     choice = _ask_cudnn(built.module, cudnn, activations == "tf32", arch, progress) if cudnn else None
-    if choice is None:
-        return built, compile_artifact(built, target, arch), None
-    return built, compile_artifact(built, target, arch, choice.options, choice.plans), choice.options
+    options, plans = (None, ()) if choice is None else (choice.options, choice.plans)
+
+    shapes = partial(choose_shapes, arch=arch, progress=progress) if knobs.TUNE.get() else None
+    return built, compile_artifact(built, target, arch, options, plans, shapes), options
 
 
 def _check_choice(what: str, value: object, known: Sequence[object]) -> None:
@@ -117,7 +121,7 @@ def _check_choice(what: str, value: object, known: Sequence[object]) -> None:
         raise CompileError(f"expected {what} to be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}, got {value!r}")
 
 
-def _ask_cudnn(module: ModuleOp, cudnn: Cudnn, tf32: bool, arch: str, progress: Progress | None) -> tune.Choice | None:
+def _ask_cudnn(module: ModuleOp, cudnn: Cudnn, tf32: bool, arch: str, progress: Progress | None) -> Choice | None:
     """What of a module goes to cuDNN on the first GPU; None where cuDNN is absent and was not demanded."""
     from hamkaas.runtime.cudnn_planner import Planner  # see _load
 
@@ -132,14 +136,14 @@ def _ask_cudnn(module: ModuleOp, cudnn: Cudnn, tf32: bool, arch: str, progress: 
                 stack.callback(planner.close)
             return planner
 
-        def decide(graph: CudnnGraph) -> tune.Decision:
+        def decide(graph: CudnnGraph) -> Decision:
             return ask().decide(graph)
 
         def own(graph: CudnnGraph) -> float:
-            return tune.own_microseconds(graph, arch, ask().store.device)
+            return own_microseconds(graph, arch, ask().store.device)
 
         try:
-            return tune.choose(module, CudnnOptions(tf32=tf32), decide, own if cudnn == "auto" else None)
+            return choose(module, CudnnOptions(tf32=tf32), decide, own if cudnn == "auto" else None)
         except TargetError as error:
             if cudnn is True:
                 raise
@@ -257,7 +261,7 @@ class Model:
     def _module(self, stage: str | None) -> Any:
         module = self._built.module.clone()
         target, arch = ("cuda", self.artifact.arch) if self.target == "cuda" else ("cpu", "")
-        run_pipeline(context(), module, target, until=stage, cudnn=self._cudnn, arch=arch)
+        run_pipeline(context(), module, target, until=stage, cudnn=self._cudnn, arch=arch, shapes=self.artifact.shapes)
         return module
 
     @property

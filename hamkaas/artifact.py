@@ -184,6 +184,8 @@ class Artifact:
     programs: tuple[Program, ...]
     plans: tuple["CudnnPlan", ...] = ()
     """One for each distinct cuDNN graph."""
+    shapes: tuple[str, ...] = ()
+    """What a device chose for products of one row, as `hamkaas-assign-shapes` takes it."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """From a graph to an artifact: the pipeline, then code generation. Needs no device."""
 
 import gc
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from xdsl.dialects.builtin import ModuleOp
 
@@ -41,15 +42,21 @@ def compile_artifact(
     arch: str = DEFAULT_ARCH,
     cudnn: CudnnOptions | None = None,
     plans: Sequence[CudnnPlan] = (),
+    choose_shapes: Callable[[ModuleOp], tuple[str, ...]] | None = None,
 ) -> Artifact:
     """Generates the code of a graph. `arch` is a CUDA architecture such as "sm_90".
 
-    `cudnn` says what goes to cuDNN, and `plans` has what a device chose for its graphs (`hamkaas.tune`).
+    `cudnn` says what goes to cuDNN, and `plans` has what a device chose for its graphs (`hamkaas.tune.cudnn`).
+    `choose_shapes` is asked how the products of the partitioned module are shared out (`hamkaas.tune.shapes`).
     `HAMKAAS_DUMP` names a folder that gets the IR of each stage, the code and the plan.
     """
-    module = built.module.clone()
-    run_pipeline(context(), module, target, cudnn=cudnn, arch=arch)
-    artifact = _generate_cpu(module) if target == "cpu" else _generate_cuda(module, arch, plans)
+    module, shapes = built.module.clone(), ()
+    run_pipeline(context(), module, target, until="partitioned", cudnn=cudnn, arch=arch)
+    if choose_shapes is not None:
+        shapes = choose_shapes(module)
+    run_pipeline(context(), module, target, cudnn=cudnn, arch=arch, shapes=shapes, after="partitioned")
+    artifact = _generate_cpu(module) if target == "cpu" else generate_cuda(module, arch, plans)
+    artifact = replace(artifact, shapes=shapes)
     if knobs.DUMP.get() is not None:
         write_dump("04-code.ll" if target == "cpu" else "04-code.cu", artifact.source)
         write_dump("05-plan.txt", print_plan(module))
@@ -60,7 +67,8 @@ def _generate_cpu(module: ModuleOp) -> Artifact:
     return build_artifact(module, "cpu", "", print_llvm(module), {})
 
 
-def _generate_cuda(module: ModuleOp, arch: str, plans: Sequence[CudnnPlan]) -> Artifact:
+def generate_cuda(module: ModuleOp, arch: str, plans: Sequence[CudnnPlan] = ()) -> Artifact:
+    """The code of a module at the last stage for a CUDA architecture; `plans` are those of its cuDNN graphs."""
     functions = [op for op in module.body.block.ops if isinstance(op, kernel.FuncOp)]
     sizes = {op.sym_name.data: shared_bytes(op) for op in functions}
     return build_artifact(module, "cuda", arch, print_cuda(module), sizes, plans)

@@ -34,6 +34,7 @@ from hamkaas.partition.policy import PolicyName
 from hamkaas.passes.cudnn_assign_plans import CudnnAssignPlansPass
 from hamkaas.passes.cudnn_dedup import CudnnDedupPass
 from hamkaas.passes.cudnn_outline import CudnnOutlinePass
+from hamkaas.passes.hamkaas_assign_shapes import HamkaasAssignShapesPass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
 from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
@@ -83,10 +84,16 @@ DEFAULT_ARCH = "sm_90"
 """The CUDA architecture that code is for where no other is named."""
 
 
-def stages(target: Target, cudnn: CudnnOptions | None = None, arch: str = DEFAULT_ARCH) -> tuple[Stage, ...]:
-    """The stages for a target, in order; without options for cuDNN, nothing goes there. `arch` is for CUDA."""
+def stages(
+    target: Target, cudnn: CudnnOptions | None = None, arch: str = DEFAULT_ARCH, shapes: tuple[str, ...] = ()
+) -> tuple[Stage, ...]:
+    """The stages for a target, in order; without options for cuDNN, nothing goes there.
+
+    `arch` is for CUDA, and so are `shapes`, which `HamkaasAssignShapesPass` explains.
+    """
     has_clusters = target == "cuda" and _is_since(90, arch)  # and launches that wait by themselves
     cluster = MAX_CLUSTER if has_clusters else 1
+    assign = (HamkaasAssignShapesPass(shapes),) if target == "cuda" else ()
     overlap = (ProgramOverlapLaunchesPass(), CommonSubexpressionElimination()) if has_clusters else ()
     return (
         Stage(
@@ -115,7 +122,7 @@ def stages(target: Target, cudnn: CudnnOptions | None = None, arch: str = DEFAUL
         Stage(
             "kernels",
             f"what one block does on {target}",
-            (HamkaasToKernelPass(target, cluster), CanonicalizePass(), CommonSubexpressionElimination()),
+            (*assign, HamkaasToKernelPass(target, cluster), CanonicalizePass(), CommonSubexpressionElimination()),
             ("builtin", "func", *SYMBOLS, "hamkaas.get", "hamkaas.set", "hamkaas.execute", "cudnn", *KERNEL_BODIES),
         ),
         Stage(
@@ -144,16 +151,20 @@ def run_pipeline(
     after_pass: Callable[[ModulePass, ModuleOp], None] | None = None,
     cudnn: CudnnOptions | None = None,
     arch: str = DEFAULT_ARCH,
+    shapes: tuple[str, ...] = (),
+    after: str | None = None,
 ) -> None:
     """Lowers a module to the last stage, or to the one named `until`, in place.
 
-    `arch` is the CUDA architecture. `after_pass` is called after each pass. Raises `CompileError` for a stage that does
-    not exist, a pass that fails (with a file that replays it) and an operation that a stage should not have left.
-    `HAMKAAS_DUMP` names a folder that gets the IR of each stage.
+    A module that has been through the stage named `after` goes on from there. `arch` is the CUDA architecture, `shapes`
+    are what was chosen for products of one row (`HamkaasAssignShapesPass`). `after_pass` is called after each pass.
+    Raises `CompileError` for a stage that does not exist, a pass that fails (with a file that replays it) and an
+    operation that a stage should not have left. `HAMKAAS_DUMP` names a folder that gets the IR of each stage.
     """
     if until is not None and until not in STAGE_NAMES:
         raise CompileError(unknown("stage", until, STAGE_NAMES))
-    table = stages(target, cudnn, arch)
+    table = stages(target, cudnn, arch, shapes)
+    first = 0 if after is None else STAGE_NAMES.index(after) + 1
     start, done = module.clone(), list[ModulePass]()
 
     def before() -> ModuleOp:
@@ -162,7 +173,7 @@ def run_pipeline(
             one.apply(ctx, start)
         return start
 
-    for number, stage in enumerate(table):
+    for number, stage in list(enumerate(table))[first:]:
         for one in stage.passes:
             run_pass(ctx, module, one, before)
             done.append(one)

@@ -5,6 +5,7 @@ from xdsl.passes import ModulePass
 from hamkaas.passes.cudnn_assign_plans import CudnnAssignPlansPass
 from hamkaas.passes.cudnn_dedup import CudnnDedupPass
 from hamkaas.passes.cudnn_outline import CudnnOutlinePass
+from hamkaas.passes.hamkaas_assign_shapes import HamkaasAssignShapesPass
 from hamkaas.passes.hamkaas_convert_activations import HamkaasConvertActivationsPass
 from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
@@ -31,6 +32,7 @@ ALL_PASSES: tuple[type[ModulePass], ...] = (
     HamkaasOutlineGroupsPass,
     HamkaasMergeGroupsPass,
     HamkaasDedupGroupsPass,
+    HamkaasAssignShapesPass,
     HamkaasToKernelPass,
     ProgramSchedulePass,
     ProgramPlanMemoryPass,

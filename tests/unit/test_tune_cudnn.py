@@ -10,7 +10,6 @@ from cudnn_cases import Prefill, llama2_specs, product_graphs
 from graphs import Case, assert_close
 from hypothesis import HealthCheck, given, settings
 
-from hamkaas import tune
 from hamkaas.artifact import CudnnGraph, CudnnPlan, Execute, Launch, Space
 from hamkaas.codegen.cudnn import build_graph
 from hamkaas.codegen.plan import print_plan
@@ -23,6 +22,7 @@ from hamkaas.passes.cudnn_outline import CudnnOutlinePass
 from hamkaas.pipeline import CudnnOptions, run_pipeline
 from hamkaas.remarks import collect
 from hamkaas.runtime.cudnn_reference import error, evaluate, random_inputs, tolerance
+from hamkaas.tune import cudnn as tune
 from hamkaas.universe import context
 
 
