@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from report import Report
-from shapes import CACHES, SHAPES, random_weights
+from shapes import CACHES, PRECISIONS, SHAPES, random_weights
 from timing import compile_timed
 
 import hamkaas as hk
@@ -33,9 +33,6 @@ from hamkaas.artifact import CudnnGraph, Execute
 from hamkaas.models.llama2 import Config, Transformer, chunk_inputs
 from hamkaas.remarks import collect
 from hamkaas.tune import cudnn as tune
-
-PRECISIONS = {"bf16": "bf16", "f16": "f16", "tf32": "f32", "f32": "f32"}
-"""Of the weights and of the cache, by that of the activations."""
 
 TORCH = {"graph": "torch eager, CUDA graph", "compile": "torch.compile, CUDA graph"}
 CUDNN: dict[str, Any] = {"auto": "auto", "on": True, "off": False}

@@ -20,6 +20,12 @@ SHAPES = {
 CACHES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 """What keys and values may be stored as: element types by their short names."""
 
+PRECISIONS = {"bf16": "bf16", "f16": "f16", "tf32": "f32", "f32": "f32"}
+"""Of the weights and of the cache of a prompt, by that of its activations."""
+
+DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16, "i8": np.int8}
+"""Of matrices, by their precision."""
+
 
 def random_weights(config: Config, precision: str = "f32", *, shared: bool = False) -> dict[str, Weight]:
     """Random weights whose activations stay finite.
@@ -31,8 +37,7 @@ def random_weights(config: Config, precision: str = "f32", *, shared: bool = Fal
     shapes = dict(config.weight_shapes())
     largest = max(prod(shape) for shape in shapes.values())
     block = np.random.default_rng(0).standard_normal(min(largest, 1 << 24), np.float32) * np.float32(0.02)
-    dtype = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16, "i8": np.int8}[precision]
-    numbers = np.resize((block * 1000 if precision == "i8" else block).astype(dtype), largest)
+    numbers = np.resize((block * 1000 if precision == "i8" else block).astype(DTYPES[precision]), largest)
 
     def weight(shape: tuple[int, ...]) -> Weight:
         if len(shape) == 1:
@@ -44,3 +49,17 @@ def random_weights(config: Config, precision: str = "f32", *, shared: bool = Fal
         return Quantized(matrix, np.full((shape[0], shape[1] // gcd(shape[1], 32)), 1e-3, np.float16))
 
     return {name: weight(shape) for name, shape in shapes.items()}
+
+
+def blank_weights(config: Config, precision: str) -> dict[str, Weight]:
+    """Weights to compile with: all are 0, and take no memory until they are read."""
+
+    def weight(shape: tuple[int, ...]) -> Weight:
+        if len(shape) == 1:
+            return np.zeros(shape, np.float32)
+        matrix = np.zeros(shape, DTYPES[precision])
+        if precision != "i8":
+            return matrix
+        return Quantized(matrix, np.zeros((shape[0], shape[1] // gcd(shape[1], 32)), np.float16))
+
+    return {name: weight(shape) for name, shape in config.weight_shapes()}

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,12 +56,19 @@ def compile_timed(graphs: Any, *, load: bool = True, **options: Any) -> Compiled
     return Compiled(model, compiled - started, ended - compiled if load else 0.0, said)
 
 
+@contextmanager
+def empty_cache() -> Generator[None]:
+    """A cache folder with nothing in it, for this process and those that it starts."""
+    with TemporaryDirectory() as folder, patch.dict(os.environ, HAMKAAS_CACHE="1", HAMKAAS_CACHE_DIR=folder):
+        yield
+
+
 def compile_cold_and_warm(graphs: Any, **options: Any) -> tuple[hk.Model, dict[str, float]]:
     """Compiles with an empty cache folder and again with that folder filled; weights are uploaded once.
 
     Gives the model, and the seconds of both compiles and of the upload as parts of a row.
     """
-    with TemporaryDirectory() as folder, patch.dict(os.environ, HAMKAAS_CACHE="1", HAMKAAS_CACHE_DIR=folder):
+    with empty_cache():
         cold = compile_timed(graphs, load=False, **options)
         warm = compile_timed(graphs, **options)
     assert warm.model is not None

@@ -31,7 +31,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, cast
 
 import llvmlite
@@ -604,22 +603,31 @@ class _Code:
 
 
 def _aligned(nbytes: int) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
-    """Memory that starts at a multiple of `ALIGNMENT`; the pages of a large piece are not touched."""
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    """Zeros that start at a multiple of `ALIGNMENT`; the pages of a large piece take no memory until they are used."""
+    memory = np.zeros(nbytes + ALIGNMENT, np.uint8)
     start = -_address(memory) % ALIGNMENT
     return memory[start : start + nbytes]
 
 
 def _settle(specs: Sequence[TensorSpec], weights: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """The weights as kernels read them: side by side in one piece of memory, or where they lie if that is too much."""
-    ends = list(accumulate(-(-spec.nbytes // ALIGNMENT) * ALIGNMENT for spec in specs))
-    if not ends or ends[-1] > MAX_COPIED_BYTES:
+    """The weights as kernels read them: side by side in one piece of memory, or where they lie.
+
+    They stay there if they are too large. So does one that is in no file, read-only, so that nobody will change it, and
+    at a multiple of `ALIGNMENT`: a copy would gain nothing, and have it in memory twice.
+    """
+    sizes = [-(-spec.nbytes // ALIGNMENT) * ALIGNMENT for spec in specs]
+    if not sizes or sum(sizes) > MAX_COPIED_BYTES:
         return [np.ascontiguousarray(weight) for weight in weights]
-    memory = _aligned(ends[-1])
+    memory, start = _aligned(sum(sizes)), 0
     settled: list[np.ndarray] = []
-    for spec, start, weight in zip(specs, [0, *ends[:-1]], weights, strict=True):
+    for spec, size, weight in zip(specs, sizes, weights, strict=True):
+        is_constant = weight.flags.c_contiguous and not weight.flags.writeable and _mapping(weight) is None
+        if is_constant and _address(weight) % ALIGNMENT == 0:
+            settled.append(weight)
+            continue
         settled.append(memory[start : start + spec.nbytes].view(spec.numpy_dtype).reshape(spec.shape))
         settled[-1][...] = weight
+        start += size
         _let_go(weight)
     return settled
 
@@ -629,15 +637,20 @@ def _let_go(weight: np.ndarray) -> None:
 
     Whoever reads there again gets the same from the file.
     """
-    owner: Any = weight
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    if not isinstance(owner, mmap.mmap) or not hasattr(owner, "madvise"):
+    owner = _mapping(weight)
+    if owner is None or not hasattr(owner, "madvise"):
         return
     begin = weight.ctypes.data - np.frombuffer(owner, np.uint8).ctypes.data
     first, last = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, (begin + weight.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if last > first:
         owner.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def _mapping(array: Any) -> mmap.mmap | None:
+    """The mapped file that an array lies in, if there is one."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return array if isinstance(array, mmap.mmap) else None
 
 
 def _address(array: Any) -> int:
@@ -675,7 +688,6 @@ class _Pool:
     def __init__(self, code: _Code, num_workers: int):
         self.code = code
         self._memory = _aligned(8 * _LINE * (num_workers + 2))
-        self._memory[:] = 0
         self._memory.view(np.int64).reshape(-1, _LINE)[2:, 2] = -1  # nobody is on a core yet
         self.control = _address(self._memory)
         ctypes.c_uint64.from_address(self.control + 8 * (_LINE + 4)).value = 1  # the number of the first step of all
@@ -833,7 +845,6 @@ class CpuRuntime:
         self._pool = _Pool(code, self._num_workers)
         self._readings: dict[int, _Reading] = {}
         self._finalizer = weakref.finalize(self, self._pool.stop)  # at the end of the interpreter too
-        self.reset()
 
     def _plan(self, program: Program, num_workers: int, code: _Code) -> _Plan:
         """The table of steps of a program."""

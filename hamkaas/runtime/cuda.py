@@ -47,7 +47,8 @@ def check(result: tuple[Any, ...]) -> Any:
 
 
 def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    """What the driver says. It ends at the first NUL: behind it is the rest of a buffer."""
+    return value.partition(b"\0")[0].decode() if isinstance(value, bytes) else str(value)
 
 
 @cache
@@ -89,7 +90,7 @@ def gpu_name() -> str:
     """Tells apart GPUs that do not run the same code at the same speed: 'NVIDIA H100 80GB HBM3, sm_90, 132 SMs'."""
     device = check(driver.cuDeviceGet(0))
     kind = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
-    name = _text(check(driver.cuDeviceGetName(128, device))).rstrip("\0")
+    name = _text(check(driver.cuDeviceGetName(128, device)))
     return f"{name}, {default_arch()}, {check(driver.cuDeviceGetAttribute(kind, device))} SMs"
 
 

@@ -327,6 +327,35 @@ def test_settled_weights_keep_their_values() -> None:
         assert copy.ctypes.data % ALIGNMENT == 0
 
 
+@pytest.mark.parametrize("is_constant", [True, False])
+@pytest.mark.parametrize("offset", [0, 4], ids=["aligned", "not aligned"])
+def test_constants_that_lie_well_are_not_copied(is_constant: bool, offset: int) -> None:
+    memory = np.zeros(4 * N + 2 * ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT + offset
+    weight = memory[start : start + 4 * N].view(np.float32)
+    weight.flags.writeable = not is_constant
+    other = np.ones(N, np.float32)
+    settled = cpu._settle([TensorSpec(name, "float32", (N,)) for name in "abc"], [other, weight, other])
+    assert np.shares_memory(settled[1], memory) == (is_constant and not offset)
+    if is_constant and not offset:  # it leaves no gap between the others
+        assert settled[2].ctypes.data - settled[0].ctypes.data == 4 * N
+    for array, value in zip(settled, (1, 0, 1), strict=True):
+        np.testing.assert_array_equal(array, value)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no /proc/self/smaps: only Linux has it")
+def test_states_take_no_memory_until_they_are_written() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    before = resident()
+    large = Artifact("cpu", "", SOURCE, KERNELS, (), (TensorSpec("k", "float32", (1 << 27,)),), 0, ())
+    runtime = CpuRuntime(large, [])
+    assert resident() - before < (1 << 28) // 4096
+    assert runtime._states[0][:: 1 << 20].max() == 0
+    runtime.close()
+
+
 @pytest.mark.parametrize("kind", ["strided", "read-only", "bfloat16"])
 def test_inputs_of_all_kinds(build: Any, kind: str) -> None:
     values = vector() % 64

@@ -62,6 +62,23 @@ def test_quantisations(tmp_path: Path, kind: str) -> None:
             np.testing.assert_allclose(feed([token], position), row, rtol=0, atol=1e-4 * np.abs(row).max())
 
 
+@pytest.mark.parametrize("kind", ["Q4_1", "Q8_0"])
+def test_weights_are_not_in_memory_twice(tmp_path: Path, kind: str) -> None:
+    plain = llama_reference.random_weights(CONFIG)
+    stored = {name: gguf.quantize(w, Types[kind]) if w.ndim > 1 else w for name, w in plain.items()}
+    write_gguf(tmp_path / "model.gguf", CONFIG, stored, Types[kind])
+    checkpoint = load_checkpoint(tmp_path / "model.gguf")
+    matrices = {
+        name: weight.values if isinstance(weight, Quantized) else weight
+        for name, weight in checkpoint.weights.items()
+        if plain[name].ndim > 1
+    }
+    with hk.compile(build_graphs(checkpoint.config, checkpoint.weights, 8), target="cpu") as model:
+        used: Any = zip(model.artifact.weights, model.runtime._weights, strict=True)  # type: ignore[attr-defined]
+        shared = [spec.name for spec, array in used if np.shares_memory(array, matrices.get(spec.name, np.empty(0)))]
+    assert sorted(shared) == sorted(matrices)
+
+
 def test_a_quantisation_that_nobody_knows(tmp_path: Path) -> None:
     plain = llama_reference.random_weights(CONFIG)
     weights = {

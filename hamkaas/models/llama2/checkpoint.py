@@ -7,8 +7,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hamkaas.artifact import ALIGNMENT
 from hamkaas.models.llama2.config import Config
 from hamkaas.models.llama2.tokenizer import BOS, Tokenizer
+
+SHELF_BYTES = 64 << 20
+"""Size of a piece of memory for weights, unless a single one is larger."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,29 @@ class Quantized:
 
 
 Weight: TypeAlias = NDArray[Any] | Quantized
+
+
+class Shelf:
+    """Memory for weights that are not used as they are in a file.
+
+    They lie as the CPU likes them, so that no other copy is made: at multiples of `ALIGNMENT`, in pieces so large that
+    numpy asks for pages of 2 MB.
+    """
+
+    def __init__(self) -> None:
+        self._free = np.empty(0, np.uint8)
+
+    def put(self, array: NDArray[Any]) -> NDArray[Any]:
+        """A copy, which is read-only."""
+        start = -self._free.ctypes.data % ALIGNMENT
+        if start + array.nbytes > self._free.nbytes:
+            self._free = np.empty(max(SHELF_BYTES, array.nbytes) + ALIGNMENT, np.uint8)
+            start = -self._free.ctypes.data % ALIGNMENT
+        place, self._free = self._free[start : start + array.nbytes], self._free[start + array.nbytes :]
+        copy = place.view(array.dtype).reshape(array.shape)
+        copy[...] = array
+        copy.flags.writeable = False
+        return copy
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Models in GGUF files, through the `gguf` package: architecture llama, any quantisation that the package can undo.
 
 Floats of 32 and 16 bits stay in the file, which is memory-mapped; Q8_0 stays int8; other weights become float32, one
-after the other. The file's rows of queries and keys are in the order
-of llama2.c (converters to GGUF permute them), so nothing is to be moved.
+after the other. The file's rows of queries and keys are in the order of llama2.c (converters to GGUF permute them), so
+nothing is to be moved.
 """
 
+import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from hamkaas.errors import CheckpointError
 from hamkaas.models.llama2.bpe import BpeTokenizer
-from hamkaas.models.llama2.checkpoint import Checkpoint, Quantized, Weight
+from hamkaas.models.llama2.checkpoint import Checkpoint, Quantized, Shelf, Weight
 from hamkaas.models.llama2.config import Config
 from hamkaas.models.llama2.rope import rope_divisors
 from hamkaas.models.llama2.tokenizer import ScoredTokenizer, Tokenizer
@@ -70,6 +71,7 @@ def _read(path: Path, gguf: Any, progress: Callable[[int, int], None] | None) ->
     metadata = _Metadata(path, reader)
     config = _read_config(metadata, {tensor.name: tensor for tensor in reader.tensors})
     weights: dict[str, Weight] = {}
+    shelf = Shelf()
     expected = dict(config.weight_shapes())
     for number, tensor in enumerate(reader.tensors):
         if (name := _our_name(tensor.name)) in expected:
@@ -77,13 +79,14 @@ def _read(path: Path, gguf: Any, progress: Callable[[int, int], None] | None) ->
             if tuple(map(int, reversed(tensor.shape))) != shape:
                 found = list(map(int, reversed(tensor.shape)))
                 raise CheckpointError(f"{path}: {tensor.name}: expected shape {list(shape)}, got {found}")
-            weights[name] = _read_weight(gguf, tensor, shape)
+            weights[name] = _read_weight(gguf, tensor, shape, shelf)
         if progress is not None:
             progress(number + 1, len(reader.tensors))
     if missing := expected.keys() - weights.keys():
         raise CheckpointError(
             f"{path}: expected {len(expected)} tensors, {len(missing)} are missing: {min(missing)}, ..."
         )
+    _let_go(reader.data)
     template = metadata.get("tokenizer.chat_template")
     return Checkpoint(
         config,
@@ -94,6 +97,12 @@ def _read(path: Path, gguf: Any, progress: Callable[[int, int], None] | None) ->
         metadata.token_text("eos"),
         metadata.stop_tokens(),
     )
+
+
+def _let_go(file: Any) -> None:
+    """Frees the pages of the file: most have been read for the last time. The others are read again when needed."""
+    if isinstance(file.base, mmap.mmap) and hasattr(file.base, "madvise"):
+        file.base.madvise(mmap.MADV_DONTNEED)
 
 
 class _Metadata:
@@ -199,7 +208,7 @@ def _our_name(name: str) -> str:
     return name
 
 
-def _read_weight(gguf: Any, tensor: Any, shape: tuple[int, ...]) -> Weight:
+def _read_weight(gguf: Any, tensor: Any, shape: tuple[int, ...], shelf: Shelf) -> Weight:
     kind = tensor.tensor_type
     types = gguf.GGMLQuantizationType
     if kind in (types.F32, types.F16) and (kind == types.F32 or len(shape) > 1):
@@ -207,18 +216,18 @@ def _read_weight(gguf: Any, tensor: Any, shape: tuple[int, ...]) -> Weight:
     if kind == types.BF16 and len(shape) > 1:
         return tensor.data.view(ml_dtypes.bfloat16).reshape(shape)
     if kind == types.Q8_0 and len(shape) > 1:
-        return _read_q8_0(tensor.data, shape)
+        return _read_q8_0(tensor.data, shape, shelf)
     try:
-        return gguf.dequantize(tensor.data, kind).reshape(shape)
+        return shelf.put(gguf.dequantize(tensor.data, kind)).reshape(shape)
     except NotImplementedError:
         raise CheckpointError(f"{tensor.name}: the quantisation {kind.name} is not known") from None
 
 
-def _read_q8_0(data: NDArray[np.uint8], shape: tuple[int, ...]) -> Quantized:
+def _read_q8_0(data: NDArray[np.uint8], shape: tuple[int, ...], shelf: Shelf) -> Quantized:
     """Blocks of a float16 scale and 32 int8 numbers, as all numbers and all scales."""
     blocks = data.reshape(-1, 34)
-    values = np.ascontiguousarray(blocks[:, 2:]).view(np.int8).reshape(shape)
-    scales = np.ascontiguousarray(blocks[:, :2]).view(np.float16)
+    values = shelf.put(blocks[:, 2:]).view(np.int8).reshape(shape)
+    scales = shelf.put(blocks[:, :2]).view(np.float16)
     return Quantized(values, scales.reshape(*shape[:-1], shape[-1] // 32))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hamkaas.errors import CheckpointError
 from hamkaas.models.llama2.bpe import JsonTokenizer
-from hamkaas.models.llama2.checkpoint import Checkpoint, Weight
+from hamkaas.models.llama2.checkpoint import Checkpoint, Shelf, Weight
 from hamkaas.models.llama2.config import Config
 from hamkaas.models.llama2.rope import rope_divisors
 from hamkaas.models.llama2.safetensors import read_safetensors
@@ -43,6 +43,7 @@ def load_folder(path: Path, progress: Callable[[int, int], None] | None = None) 
     files = _weight_files(path)
     tensors = {name: tensor for file in files for name, tensor in read_safetensors(file).items()}
     weights: dict[str, Weight] = {}
+    shelf = Shelf()
     expected = dict(config.weight_shapes())
     for number, (name, shape) in enumerate(expected.items()):
         tensor = tensors.get(_their_name(name))
@@ -52,7 +53,7 @@ def load_folder(path: Path, progress: Callable[[int, int], None] | None = None) 
             raise CheckpointError(
                 f"{path}: {_their_name(name)}: expected shape {list(shape)}, got {list(tensor.shape)}"
             )
-        weights[name] = _our_weight(config, name, tensor)
+        weights[name] = _our_weight(config, name, tensor, shelf)
         if progress is not None:
             progress(number + 1, len(expected))
     names = _read_json(path / "tokenizer_config.json", {})
@@ -138,14 +139,14 @@ def _their_name(name: str) -> str:
     return f"model.layers.{layer}.{LAYER_NAMES[kind]}.weight"
 
 
-def _our_weight(config: Config, name: str, tensor: NDArray[Any]) -> NDArray[Any]:
+def _our_weight(config: Config, name: str, tensor: NDArray[Any], shelf: Shelf) -> NDArray[Any]:
     if tensor.ndim == 1 or tensor.dtype == np.float64:
         return tensor.astype(np.float32)
     heads = {"wq": config.num_heads, "wk": config.num_kv_heads}.get(name.rpartition(".")[2])
     if heads is None:
         return tensor
     halves = tensor.reshape(heads, 2, config.head_dim // 2, config.dim)
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(tensor.shape)
+    return shelf.put(halves.swapaxes(1, 2)).reshape(tensor.shape)
 
 
 def _read_tokenizer(path: Path, config: Config) -> Tokenizer | None:

@@ -1,0 +1,54 @@
+"""What is asked of the driver, with a driver that is a table."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hamkaas.runtime import cuda
+
+
+class Driver:
+    """Answers as `cuda.bindings.driver` does: a code, then values."""
+
+    CUresult = SimpleNamespace(CUDA_SUCCESS=0)
+    CUdevice_attribute = SimpleNamespace(
+        CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT=132,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=9,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=0,
+    )
+
+    def __init__(self, name: bytes):
+        self.name = name
+        self.held = 0
+
+    def cuDeviceGet(self, number: int) -> tuple[int, int]:
+        return 0, number
+
+    def cuDeviceGetName(self, length: int, device: int) -> tuple[int, bytes]:
+        return 0, self.name
+
+    def cuDeviceGetAttribute(self, attribute: int, device: int) -> tuple[int, int]:
+        return 0, attribute
+
+    def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[int, str]:
+        self.held += 1
+        return 0, "context"
+
+    def cuDevicePrimaryCtxRelease(self, device: int) -> tuple[int]:
+        self.held -= 1
+        return (0,)
+
+    def cuCtxSetCurrent(self, context: Any) -> tuple[int]:
+        return (0,)
+
+
+@pytest.mark.parametrize("rest", [b"", b"\0" * 107, b"\0 \xff \0"], ids=["none", "NULs", "what was there"])
+def test_the_name_of_a_gpu_ends_where_the_driver_ends_it(rest: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(b"NVIDIA H100 80GB HBM3" + rest)
+    monkeypatch.setattr(cuda, "driver", driver)
+    monkeypatch.setattr(cuda, "driver_available", lambda: None)
+    with cuda.first_gpu() as gpu:
+        assert gpu.name == "NVIDIA H100 80GB HBM3, sm_90, 132 SMs"
+        assert driver.held == 1
+    assert driver.held == 0
