@@ -8,12 +8,11 @@ from xdsl.dialects.builtin import ModuleOp
 
 from hamkaas import knobs
 from hamkaas.artifact import Artifact, CudnnPlan
-from hamkaas.codegen.cuda import print_cuda, shared_bytes
+from hamkaas.codegen.cuda_module import print_cuda, shared_sizes
 from hamkaas.codegen.llvm import print_llvm
 from hamkaas.codegen.plan import build_artifact, print_plan
-from hamkaas.dialects import kernel
 from hamkaas.frontend import BuiltModule
-from hamkaas.pipeline import DEFAULT_ARCH, CudnnOptions, run_pipeline, write_dump
+from hamkaas.pipeline import DEFAULT_ARCH, CudnnOptions, Schedule, run_pipeline, write_dump
 from hamkaas.schedules.lowering import Target
 from hamkaas.universe import context
 
@@ -41,14 +40,16 @@ def compile_artifact(
     arch: str = DEFAULT_ARCH,
     cudnn: CudnnOptions | None = None,
     plans: Sequence[CudnnPlan] = (),
+    schedule: Schedule = "graph",
 ) -> Artifact:
     """Generates the code of a graph. `arch` is a CUDA architecture such as "sm_90".
 
-    `cudnn` says what goes to cuDNN, and `plans` has what a device chose for its graphs (`hamkaas.tune`).
+    `cudnn` says what goes to cuDNN, and `plans` has what a device chose for its graphs (`hamkaas.tune`). `schedule` is
+    how launches follow each other on CUDA.
     `HAMKAAS_DUMP` names a folder that gets the IR of each stage, the code and the plan.
     """
     module = built.module.clone()
-    run_pipeline(context(), module, target, cudnn=cudnn, arch=arch)
+    run_pipeline(context(), module, target, cudnn=cudnn, arch=arch, schedule=schedule)
     artifact = _generate_cpu(module) if target == "cpu" else _generate_cuda(module, arch, plans)
     if knobs.DUMP.get() is not None:
         write_dump("04-code.ll" if target == "cpu" else "04-code.cu", artifact.source)
@@ -61,6 +62,4 @@ def _generate_cpu(module: ModuleOp) -> Artifact:
 
 
 def _generate_cuda(module: ModuleOp, arch: str, plans: Sequence[CudnnPlan]) -> Artifact:
-    functions = [op for op in module.body.block.ops if isinstance(op, kernel.FuncOp)]
-    sizes = {op.sym_name.data: shared_bytes(op) for op in functions}
-    return build_artifact(module, "cuda", arch, print_cuda(module), sizes, plans)
+    return build_artifact(module, "cuda", arch, print_cuda(module), shared_sizes(module), plans)

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -44,6 +45,7 @@ from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
 from hamkaas.passes.program_overlap_launches import ProgramOverlapLaunchesPass
 from hamkaas.passes.program_plan_memory import ProgramPlanMemoryPass
 from hamkaas.passes.program_schedule import ProgramSchedulePass
+from hamkaas.passes.program_to_persistent import ProgramToPersistentPass
 from hamkaas.passes.verify_dominance import VerifyDominancePass
 from hamkaas.schedules.lowering import Target
 
@@ -83,11 +85,22 @@ DEFAULT_ARCH = "sm_90"
 """The CUDA architecture that code is for where no other is named."""
 
 
-def stages(target: Target, cudnn: CudnnOptions | None = None, arch: str = DEFAULT_ARCH) -> tuple[Stage, ...]:
-    """The stages for a target, in order; without options for cuDNN, nothing goes there. `arch` is for CUDA."""
+Schedule: TypeAlias = Literal["graph", "persistent"]
+"""How launches follow each other on CUDA: as nodes of a graph, or, where that fits, as steps of one kernel that stays."""
+
+
+def stages(
+    target: Target, cudnn: CudnnOptions | None = None, arch: str = DEFAULT_ARCH, schedule: Schedule = "graph"
+) -> tuple[Stage, ...]:
+    """The stages for a target, in order; without options for cuDNN, nothing goes there.
+
+    `arch` and `schedule` are for CUDA; before sm_90 there is one schedule, whatever is asked for.
+    """
     has_clusters = target == "cuda" and _is_since(90, arch)  # and launches that wait by themselves
-    cluster = MAX_CLUSTER if has_clusters else 1
+    stays = has_clusters and schedule == "persistent"
+    cluster = MAX_CLUSTER if has_clusters and not stays else 1
     overlap = (ProgramOverlapLaunchesPass(), CommonSubexpressionElimination()) if has_clusters else ()
+    persistent = (ProgramToPersistentPass(),) if stays else ()
     return (
         Stage(
             "graph",
@@ -121,7 +134,7 @@ def stages(target: Target, cudnn: CudnnOptions | None = None, arch: str = DEFAUL
         Stage(
             "program",
             "launches in order, over planned memory",
-            (ProgramSchedulePass(), ProgramPlanMemoryPass(), ProgramInsertBarriersPass(), *overlap),
+            (ProgramSchedulePass(), ProgramPlanMemoryPass(), ProgramInsertBarriersPass(), *overlap, *persistent),
             ("builtin", *SYMBOLS, "program", *CUDNN_GRAPHS, *KERNEL_BODIES),
         ),
     )
@@ -144,16 +157,17 @@ def run_pipeline(
     after_pass: Callable[[ModulePass, ModuleOp], None] | None = None,
     cudnn: CudnnOptions | None = None,
     arch: str = DEFAULT_ARCH,
+    schedule: Schedule = "graph",
 ) -> None:
     """Lowers a module to the last stage, or to the one named `until`, in place.
 
-    `arch` is the CUDA architecture. `after_pass` is called after each pass. Raises `CompileError` for a stage that does
+    `arch` is the CUDA architecture, `schedule` how launches follow each other there. `after_pass` is called after each pass. Raises `CompileError` for a stage that does
     not exist, a pass that fails (with a file that replays it) and an operation that a stage should not have left.
     `HAMKAAS_DUMP` names a folder that gets the IR of each stage.
     """
     if until is not None and until not in STAGE_NAMES:
         raise CompileError(unknown("stage", until, STAGE_NAMES))
-    table = stages(target, cudnn, arch)
+    table = stages(target, cudnn, arch, schedule)
     start, done = module.clone(), list[ModulePass]()
 
     def before() -> ModuleOp:
@@ -261,5 +275,8 @@ class LowerToPass(ModulePass):
     arch: str = DEFAULT_ARCH
     """The CUDA architecture to lower for: what is new in one may be an operation of the kernels."""
 
+    schedule: Schedule = "graph"
+    """How launches follow each other on CUDA."""
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        run_pipeline(ctx, op, self.target, self.stage, arch=self.arch)
+        run_pipeline(ctx, op, self.target, self.stage, arch=self.arch, schedule=self.schedule)

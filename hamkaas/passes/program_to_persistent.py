@@ -1,0 +1,135 @@
+"""Runs launches in a row as one kernel whose blocks stay."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from hamkaas.codegen.cuda_persistent import MAX_STAGE_BYTES, MAX_TABLE_BYTES, RESIDENT_THREADS, stage_bytes, table_bytes
+from hamkaas.dialects import kernel, program
+from hamkaas.remarks import remark
+
+
+@dataclass(frozen=True)
+class ProgramToPersistentPass(ModulePass):
+    """Wrap each run of launches that one kernel can do without letting go of the device into a `program.persistent`.
+
+    1. A launch fits if its kernel waits for the launches before it by itself (`program-overlap-launches`), and has no
+       clusters, blocks of whole warps that fit into one of the persistent kernel, no more registers and shared memory
+       than that has to give, and not too many threads in all.
+    2. A run is as many launches as follow each other with nothing but barriers between them. Copies, cuDNN and launches
+       that do not fit end it.
+    3. A run that is too short stays as it is; one whose table of steps is too large becomes several.
+
+    A kernel may be launched inside and outside. What is refused is a remark.
+
+    ```
+    program.launch @g0(%x, %t)          program.persistent @persistent0 block 256 {
+    program.barrier                       program.launch @g0(%x, %t)
+    program.launch @g1(%t, %y)    ->      program.barrier
+    program.copy %y to %s                 program.launch @g1(%t, %y)
+                                        }
+                                        program.copy %y to %s
+    ```
+    """
+
+    name = "program-to-persistent"
+
+    min_launches: int = 8
+    """The shortest run that is worth it: such a kernel starts and ends more slowly than others."""
+
+    block: int = 256
+    """Threads of a block of the persistent kernel, and the most that a kernel in it may have."""
+
+    max_threads: int = 1 << 18
+    """The most threads of a launch, in all its blocks. Beyond some rounds of the blocks that stay (512 threads on each
+    multiprocessor), memory is what counts, and more threads at once keep more of it busy."""
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        kernels = {child.sym_name.data: child for child in op.body.block.ops if isinstance(child, kernel.FuncOp)}
+        taken = {child.sym_name.data for child in op.walk() if isinstance(child, program.PersistentOp)} | set(kernels)
+        names = (name for number in count() if (name := f"persistent{number}") not in taken)
+        misfits = {name: why for name, one in kernels.items() if (why := self._misfit(one)) is not None}
+        for function in [child for child in op.body.block.ops if isinstance(child, program.FuncOp)]:
+            where = f"{self.name}: @{function.sym_name.data}"
+            for run in list(_runs(function, misfits, where)):
+                if len(run) >= self.min_launches:
+                    _wrap(run, program.PersistentOp(next(names), self.block))
+                else:
+                    why = f"a run of {len(run)} launches, expected at least {self.min_launches}"
+                    remark(where, f"program.launch @{_callee(run[0])}", why)
+
+    def _misfit(self, one: kernel.FuncOp) -> str | None:
+        """Why launches of a kernel cannot be steps of a persistent one; None if they can."""
+        grid, block, resident = (attribute.value.data for attribute in (one.grid, one.block, one.min_blocks))
+        if one.constants is None:
+            return "expected a kernel that waits for the launches before it"
+        if (cluster := one.cluster.value.data) > 1:
+            return f"expected no clusters, got clusters of {cluster} blocks"
+        if block > self.block or block % 32:
+            return f"expected a block that is a multiple of 32 up to {self.block}, got {block} threads"
+        if resident and resident * block < RESIDENT_THREADS:
+            return f"expected to share a multiprocessor's registers among {RESIDENT_THREADS} threads, got {resident * block}"
+        if (size := stage_bytes(one)) > MAX_STAGE_BYTES:
+            return f"expected at most {MAX_STAGE_BYTES} bytes of shared memory, got {size}"
+        if grid * block > self.max_threads:
+            return f"expected at most {self.max_threads} threads, got {grid} blocks of {block}"
+        return None
+
+
+def _callee(launch: program.LaunchOp) -> str:
+    return launch.callee.root_reference.data
+
+
+def _runs(function: program.FuncOp, misfits: Mapping[str, str], where: str) -> Iterator[list[program.LaunchOp]]:
+    """The launches that may go together, in order."""
+    run: list[program.LaunchOp] = []
+    told: set[str] = set()
+    for op in function.body.block.ops:
+        if isinstance(op, program.BarrierOp):
+            continue
+        fits = isinstance(op, program.LaunchOp) and _callee(op) not in misfits
+        if run and not (fits and table_bytes([*run, op]) <= MAX_TABLE_BYTES):
+            yield run
+            run = []
+        if fits:
+            run.append(op)
+        elif (why := _why_not(op, misfits)) is not None and (what := _text(op)) not in told:
+            told.add(what)
+            remark(where, what, why)
+    if run:
+        yield run
+
+
+def _why_not(op: Operation, misfits: Mapping[str, str]) -> str | None:
+    """Why a step is in no run; None for what is no step, or already in a persistent kernel."""
+    match op:
+        case program.LaunchOp():
+            return misfits[_callee(op)]
+        case program.CopyOp() | program.ExecuteOp():
+            return "expected a launch: it ends the run before it"
+        case _:
+            return None
+
+
+def _text(op: Operation) -> str:
+    """A step, as remarks name it: equal kernels are told of once."""
+    if isinstance(op, program.LaunchOp | program.ExecuteOp):
+        return f"{op.name} @{op.callee.root_reference.data}"
+    return op.name
+
+
+def _wrap(run: list[program.LaunchOp], region: program.PersistentOp) -> None:
+    """Moves a run, with the barriers inside of it, into a region where it was."""
+    Rewriter.insert_op(region, InsertPoint.before(run[0]))
+    op: Operation | None = run[0]
+    while op is not None:
+        following = op.next_op
+        op.detach()
+        region.body.block.add_op(op)
+        op = None if op is run[-1] else following
