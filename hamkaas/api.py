@@ -15,7 +15,7 @@ from hamkaas.errors import CompileError, HamkaasError, InputError, TargetError
 from hamkaas.frontend import BuiltModule, Tensor, build_module
 from hamkaas.passes.hamkaas_convert_activations import Activations, HamkaasConvertActivationsPass
 from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass, Precision
-from hamkaas.pipeline import CudnnOptions, run_pipeline
+from hamkaas.pipeline import CudnnOptions, Schedule, run_pipeline
 from hamkaas.remarks import remark
 from hamkaas.universe import context
 from hamkaas.weights import bind_weights
@@ -59,6 +59,7 @@ def compile(
     weights: Precision = "f32",
     activations: Activations = "f32",
     cudnn: Cudnn = "auto",
+    schedule: Schedule = "graph",
     progress: Progress | None = None,
 ) -> "Model":
     """Compiles one or several graphs into a model.
@@ -72,6 +73,9 @@ def compile(
     meets weights of that type; "tf32" (10 bits of mantissa), if cuDNN computes the product; "f32": nothing is rounded.
     `cudnn`: "auto" gives those parts of a graph to cuDNN that it computes faster than our own kernels, as measured on
     the device; True all that are known to gain; False none. With "auto", a machine without cuDNN does without.
+    `schedule` is how launches follow each other on CUDA: "graph" makes each a node of a graph; "persistent" makes those
+    that can steps of one kernel, whose blocks stay on the device and wait for each other there, which pays where
+    launches are many and short. Before sm_90 both are the same.
 
     Raises `GraphError` where the graphs do not fit together, `TargetError` where the target is not to be had here, and
     `CompileError` where the compiler fails.
@@ -79,9 +83,9 @@ def compile(
     named = graphs if isinstance(graphs, Mapping) else {MAIN: graphs}
     target = choose_target(target)
     with without_garbage_collection():
-        built, artifact, options = _generate(named, target, weights, activations, cudnn, progress)
+        built, artifact, options = _generate(named, target, weights, activations, cudnn, schedule, progress)
     runtime = _load(artifact, bind_weights(artifact.weights, built.weights), progress)
-    return Model(built, artifact, runtime, [isinstance(g, Tensor) for g in named.values()], options)
+    return Model(built, artifact, runtime, [isinstance(g, Tensor) for g in named.values()], options, schedule)
 
 
 def _generate(
@@ -90,6 +94,7 @@ def _generate(
     weights: Precision,
     activations: Activations,
     cudnn: Cudnn,
+    schedule: Schedule,
     progress: Progress | None,
 ) -> tuple[BuiltModule, Artifact, CudnnOptions | None]:
     """The module of the graphs, its code, and what of it went to cuDNN."""
@@ -97,19 +102,23 @@ def _generate(
     _check_choice("weights", weights, get_args(Precision))
     _check_choice("activations", activations, get_args(Activations))
     _check_choice("cudnn", cudnn, ("auto", True, False))
+    _check_choice("schedule", schedule, get_args(Schedule))
     HamkaasConvertWeightsPass(weights).apply(context(), built.module)
     HamkaasConvertActivationsPass(activations).apply(context(), built.module)
     if target == "cpu":
         if cudnn is True:
             raise TargetError("cudnn=True is for target 'cuda', got target 'cpu'")
+        if schedule != "graph":
+            raise TargetError(f"schedule={schedule!r} is for target 'cuda', got target 'cpu'")
         return built, compile_artifact(built, target), None
     from hamkaas.runtime.cuda import default_arch  # see _load
 
     arch = default_arch()
     choice = _ask_cudnn(built.module, cudnn, activations == "tf32", arch, progress) if cudnn else None
     if choice is None:
-        return built, compile_artifact(built, target, arch), None
-    return built, compile_artifact(built, target, arch, choice.options, choice.plans), choice.options
+        return built, compile_artifact(built, target, arch, schedule=schedule), None
+    artifact = compile_artifact(built, target, arch, choice.options, choice.plans, schedule)
+    return built, artifact, choice.options
 
 
 def _check_choice(what: str, value: object, known: Sequence[object]) -> None:
@@ -197,9 +206,11 @@ class Model:
         runtime: Runtime,
         single: Sequence[bool],
         cudnn: CudnnOptions | None,
+        schedule: Schedule,
     ):
         self._built = built
         self._cudnn = cudnn
+        self._schedule: Schedule = schedule
         self._runtime: Runtime | None = runtime
         self.artifact = artifact
         """What was compiled, as plain data."""
@@ -257,7 +268,7 @@ class Model:
     def _module(self, stage: str | None) -> Any:
         module = self._built.module.clone()
         target, arch = ("cuda", self.artifact.arch) if self.target == "cuda" else ("cpu", "")
-        run_pipeline(context(), module, target, until=stage, cudnn=self._cudnn, arch=arch)
+        run_pipeline(context(), module, target, until=stage, cudnn=self._cudnn, arch=arch, schedule=self._schedule)
         return module
 
     @property

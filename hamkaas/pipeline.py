@@ -86,7 +86,7 @@ DEFAULT_ARCH = "sm_90"
 
 
 Schedule: TypeAlias = Literal["graph", "persistent"]
-"""How launches follow each other on CUDA: as nodes of a graph, or, where that fits, as steps of one kernel that stays."""
+"""How launches follow each other on CUDA: as nodes of a graph, or where possible as steps of one kernel that stays."""
 
 
 def stages(
@@ -161,9 +161,9 @@ def run_pipeline(
 ) -> None:
     """Lowers a module to the last stage, or to the one named `until`, in place.
 
-    `arch` is the CUDA architecture, `schedule` how launches follow each other there. `after_pass` is called after each pass. Raises `CompileError` for a stage that does
-    not exist, a pass that fails (with a file that replays it) and an operation that a stage should not have left.
-    `HAMKAAS_DUMP` names a folder that gets the IR of each stage.
+    `arch` is the CUDA architecture, `schedule` how launches follow each other there. `after_pass` is called after each
+    pass. Raises `CompileError` for a stage that does not exist, a pass that fails (with a file that replays it) and an
+    operation that a stage should not have left. `HAMKAAS_DUMP` names a folder that gets the IR of each stage.
     """
     if until is not None and until not in STAGE_NAMES:
         raise CompileError(unknown("stage", until, STAGE_NAMES))

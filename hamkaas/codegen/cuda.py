@@ -200,10 +200,10 @@ class KernelPrinter:
             raise CompileError(f"kernel {name}: expected at most {MAX_SHARED_BYTES} bytes of shared memory, got {size}")
         # what is const and restrict may be read at any time: before the launches that write it have ended, and weights
         # only after the wait that their loads stand before
-        args = [
-            f"{type} {'' if type.startswith('const') and self.func.constants is not None else '__restrict__ '}{self.name(arg)}"
-            for arg, type in self.pointers()
-        ]
+        args: list[str] = []
+        for arg, type in self.pointers():
+            restrict = "" if type.startswith("const") and self.func.constants is not None else "__restrict__ "
+            args.append(f"{type} {restrict}{self.name(arg)}")
         self.block(self.func.body.block)
         block, grid, cluster = (one.value.data for one in (self.func.block, self.func.grid, self.func.cluster))
         together = f", {cluster} blocks together" if cluster > 1 else ""

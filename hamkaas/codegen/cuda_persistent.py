@@ -31,7 +31,7 @@ from hamkaas.codegen.cuda import MAX_SHARED_BYTES, KernelPrinter, buffer_bytes
 from hamkaas.dialects import kernel, program
 
 RESIDENT_THREADS = 512
-"""Threads of a persistent kernel on each multiprocessor. With 128 registers, each can hold many weights on their way."""
+"""Threads of a persistent kernel on each multiprocessor. With 128 registers, each has room for many weights."""
 
 MAX_TABLE_BYTES = MAX_SHARED_BYTES // 2
 """Every block copies the table of steps into its shared memory: what a step needs is then there when it begins."""
@@ -131,9 +131,7 @@ def print_persistent(region: program.PersistentOp, kernels: Mapping[str, kernel.
     name, block, count = region.sym_name.data, region.block.value.data, len(region.launches)
     step = f"Step<{max(len(launch.args) for launch in region.launches)}>"
     memory = _memory_bytes(region, kernels)
-    cases = [
-        line for number, stage in enumerate(stage_names(region)) for line in _case(number, kernels[stage], block)
-    ]
+    cases = [line for number, stage in enumerate(stage_names(region)) for line in _case(number, kernels[stage], block)]
     buffer = [f"  __shared__ __align__({_ALIGNMENT}) unsigned char memory[{memory}];"] if memory else []
     return "\n".join(
         [
@@ -179,7 +177,8 @@ def _case(number: int, func: kernel.FuncOp, block: int) -> list[str]:
     if threads < block:
         lines.append(f"        slot.number = threadIdx.x / {threads};")
     memory = "nullptr" if not size else f"memory + slot.number * {size}" if slots > 1 else "memory"
-    casts = [f"static_cast<{type}>(step.buffers[{i}])" for i, (_, type) in enumerate(KernelPrinter(func, {}).pointers())]
+    types = [type for _, type in KernelPrinter(func, {}).pointers()]
+    casts = [f"static_cast<{type}>(step.buffers[{i}])" for i, type in enumerate(types)]
     arguments = ["slot", "block", memory, *casts]
     return [
         *lines,
@@ -220,9 +219,10 @@ class _StagePrinter(KernelPrinter):
         self.block(self.func.body.block)
         if not self.waits_at_entry and not _is_passed_by_all(self.func):
             self.print_wait()
+        label, grid = self.func.label.data or "kernel", self.func.grid.value.data
         parameters = ["Slot& slot", "const int block_number", "unsigned char* memory", *args]
         head = [
-            f"// {self.func.label.data or 'kernel'}: one of {self.func.grid.value.data} blocks of {self.threads} threads",
+            f"// {label}: one of {grid} blocks of {self.threads} threads",
             # No pointer is restrict: what one stage writes, the next one reads, in one and the same kernel
             f"__device__ __forceinline__ void {_stage_name(self.func)}(",
             ",\n".join(f"    {one}" for one in parameters) + ") {",
@@ -280,12 +280,12 @@ def _is_passed_together(op: Operation) -> bool:
 
 
 def is_uniform(value: SSAValue) -> bool:
-    """Whether a value is surely the same for all threads of a block: made of constants, its number and loop counters."""
+    """Whether a value is surely the same for all threads of a block: of constants, its number and loop counters."""
     owner = value.owner
     if isinstance(owner, Block):
         loop = owner.parent_op()
-        is_counter = isinstance(loop, scf.ForOp) and isinstance(value, BlockArgument) and value.index == 0
-        return is_counter and all(map(is_uniform, (loop.lb, loop.ub, loop.step)))
+        is_counter = isinstance(value, BlockArgument) and value.index == 0
+        return isinstance(loop, scf.ForOp) and is_counter and all(map(is_uniform, (loop.lb, loop.ub, loop.step)))
     if isinstance(owner, kernel.BlockIdOp | arith.ConstantOp):
         return True
     return owner.dialect_name() == "arith" and all(map(is_uniform, owner.operands))

@@ -46,7 +46,7 @@ class ProgramToPersistentPass(ModulePass):
     block: int = 256
     """Threads of a block of the persistent kernel, and the most that a kernel in it may have."""
 
-    max_threads: int = 1 << 18
+    max_threads: int = 1 << 19
     """The most threads of a launch, in all its blocks. Beyond some rounds of the blocks that stay (512 threads on each
     multiprocessor), memory is what counts, and more threads at once keep more of it busy."""
 
@@ -56,13 +56,15 @@ class ProgramToPersistentPass(ModulePass):
         names = (name for number in count() if (name := f"persistent{number}") not in taken)
         misfits = {name: why for name, one in kernels.items() if (why := self._misfit(one)) is not None}
         for function in [child for child in op.body.block.ops if isinstance(child, program.FuncOp)]:
-            where = f"{self.name}: @{function.sym_name.data}"
-            for run in list(_runs(function, misfits, where)):
+            refused = dict.fromkeys(_misfits(function, misfits))
+            for run in list(_runs(function, misfits)):
                 if len(run) >= self.min_launches:
                     _wrap(run, program.PersistentOp(next(names), self.block))
                 else:
-                    why = f"a run of {len(run)} launches, expected at least {self.min_launches}"
-                    remark(where, f"program.launch @{_callee(run[0])}", why)
+                    why = f"expected a run of at least {self.min_launches} launches, got {len(run)}"
+                    refused[_text(run[0]), why] = None
+            for what, why in refused:  # equal ones once: layers repeat them
+                remark(f"{self.name}: @{function.sym_name.data}", what, why)
 
     def _misfit(self, one: kernel.FuncOp) -> str | None:
         """Why launches of a kernel cannot be steps of a persistent one; None if they can."""
@@ -73,8 +75,8 @@ class ProgramToPersistentPass(ModulePass):
             return f"expected no clusters, got clusters of {cluster} blocks"
         if block > self.block or block % 32:
             return f"expected a block that is a multiple of 32 up to {self.block}, got {block} threads"
-        if resident and resident * block < RESIDENT_THREADS:
-            return f"expected to share a multiprocessor's registers among {RESIDENT_THREADS} threads, got {resident * block}"
+        if resident and (threads := resident * block) < RESIDENT_THREADS:
+            return f"expected registers for {RESIDENT_THREADS} threads on a multiprocessor, got {threads}"
         if (size := stage_bytes(one)) > MAX_STAGE_BYTES:
             return f"expected at most {MAX_STAGE_BYTES} bytes of shared memory, got {size}"
         if grid * block > self.max_threads:
@@ -86,39 +88,33 @@ def _callee(launch: program.LaunchOp) -> str:
     return launch.callee.root_reference.data
 
 
-def _runs(function: program.FuncOp, misfits: Mapping[str, str], where: str) -> Iterator[list[program.LaunchOp]]:
+def _runs(function: program.FuncOp, misfits: Mapping[str, str]) -> Iterator[list[program.LaunchOp]]:
     """The launches that may go together, in order."""
     run: list[program.LaunchOp] = []
-    told: set[str] = set()
     for op in function.body.block.ops:
         if isinstance(op, program.BarrierOp):
             continue
-        fits = isinstance(op, program.LaunchOp) and _callee(op) not in misfits
-        if run and not (fits and table_bytes([*run, op]) <= MAX_TABLE_BYTES):
+        launch = op if isinstance(op, program.LaunchOp) and _callee(op) not in misfits else None
+        if run and (launch is None or table_bytes([*run, launch]) > MAX_TABLE_BYTES):
             yield run
             run = []
-        if fits:
-            run.append(op)
-        elif (why := _why_not(op, misfits)) is not None and (what := _text(op)) not in told:
-            told.add(what)
-            remark(where, what, why)
+        if launch is not None:
+            run.append(launch)
     if run:
         yield run
 
 
-def _why_not(op: Operation, misfits: Mapping[str, str]) -> str | None:
-    """Why a step is in no run; None for what is no step, or already in a persistent kernel."""
-    match op:
-        case program.LaunchOp():
-            return misfits[_callee(op)]
-        case program.CopyOp() | program.ExecuteOp():
-            return "expected a launch: it ends the run before it"
-        case _:
-            return None
+def _misfits(function: program.FuncOp, misfits: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The steps that are in no run, and why."""
+    for op in function.body.block.ops:
+        if isinstance(op, program.LaunchOp) and _callee(op) in misfits:
+            yield _text(op), misfits[_callee(op)]
+        elif isinstance(op, program.CopyOp | program.ExecuteOp):
+            yield _text(op), "expected a launch: it ends the run before it"
 
 
 def _text(op: Operation) -> str:
-    """A step, as remarks name it: equal kernels are told of once."""
+    """A step, as remarks name it."""
     if isinstance(op, program.LaunchOp | program.ExecuteOp):
         return f"{op.name} @{op.callee.root_reference.data}"
     return op.name
