@@ -48,8 +48,14 @@ template <int count>
 struct Step {
   int stage;
   int grid;
-  void* buffers[count];
+  unsigned long long buffers[count];
 };
+
+// A buffer of a step: said to be in global memory, which the compiler cannot know of a pointer that comes from memory
+template <typename T>
+__device__ __forceinline__ T* global(unsigned long long place) {
+  return static_cast<T*>(__cvta_global_to_generic(place));
+}
 
 // Some threads of a persistent kernel, which do the work of one block at a time, and what that has to wait for
 struct Slot {
@@ -137,7 +143,7 @@ def print_persistent(region: program.PersistentOp, kernels: Mapping[str, kernel.
         [
             f"// {count} launches of {len(stage_names(region))} kernels, by blocks that stay",
             f'extern "C" __global__ void __launch_bounds__({block}, {max(1, RESIDENT_THREADS // block)}) {name}(',
-            f"    const {step}* __restrict__ table,",
+            f"    const {step}* table,",
             "    unsigned* counters) {  // of the steps; then, for each block, how often it has run",
             f"  __shared__ {step} steps[{count}];",
             *buffer,
@@ -178,7 +184,7 @@ def _case(number: int, func: kernel.FuncOp, block: int) -> list[str]:
         lines.append(f"        slot.number = threadIdx.x / {threads};")
     memory = "nullptr" if not size else f"memory + slot.number * {size}" if slots > 1 else "memory"
     types = [type for _, type in KernelPrinter(func, {}).pointers()]
-    casts = [f"static_cast<{type}>(step.buffers[{i}])" for i, type in enumerate(types)]
+    casts = [f"global<{type.removesuffix('*')}>(step.buffers[{i}])" for i, type in enumerate(types)]
     arguments = ["slot", "block", memory, *casts]
     return [
         *lines,

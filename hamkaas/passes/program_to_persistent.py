@@ -22,8 +22,8 @@ class ProgramToPersistentPass(ModulePass):
     1. A launch fits if its kernel waits for the launches before it by itself (`program-overlap-launches`), and has no
        clusters, blocks of whole warps that fit into one of the persistent kernel, no more registers and shared memory
        than that has to give, and not too many threads in all.
-    2. A run is as many launches as follow each other with nothing but barriers between them. Copies, cuDNN and launches
-       that do not fit end it.
+    2. A run is as many launches as follow each other with barriers and checks of the host between them. Copies, cuDNN
+       and launches that do not fit end it.
     3. A run that is too short stays as it is; one whose table of steps is too large becomes several.
 
     A kernel may be launched inside and outside. What is refused is a remark.
@@ -84,6 +84,10 @@ class ProgramToPersistentPass(ModulePass):
         return None
 
 
+_BETWEEN = (program.BarrierOp, program.CheckOp, program.CheckSpanOp)
+"""What may stand between the launches of a run; what the host checks, it checks before anything runs."""
+
+
 def _callee(launch: program.LaunchOp) -> str:
     return launch.callee.root_reference.data
 
@@ -92,7 +96,7 @@ def _runs(function: program.FuncOp, misfits: Mapping[str, str]) -> Iterator[list
     """The launches that may go together, in order."""
     run: list[program.LaunchOp] = []
     for op in function.body.block.ops:
-        if isinstance(op, program.BarrierOp):
+        if isinstance(op, _BETWEEN):
             continue
         launch = op if isinstance(op, program.LaunchOp) and _callee(op) not in misfits else None
         if run and (launch is None or table_bytes([*run, launch]) > MAX_TABLE_BYTES):
@@ -121,11 +125,12 @@ def _text(op: Operation) -> str:
 
 
 def _wrap(run: list[program.LaunchOp], region: program.PersistentOp) -> None:
-    """Moves a run, with the barriers inside of it, into a region where it was."""
+    """Moves a run, with the barriers inside of it, into a region where it began."""
     Rewriter.insert_op(region, InsertPoint.before(run[0]))
     op: Operation | None = run[0]
     while op is not None:
         following = op.next_op
-        op.detach()
-        region.body.block.add_op(op)
+        if isinstance(op, program.LaunchOp | program.BarrierOp):
+            op.detach()
+            region.body.block.add_op(op)
         op = None if op is run[-1] else following
