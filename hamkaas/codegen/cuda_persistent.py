@@ -30,8 +30,11 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from hamkaas.codegen.cuda import MAX_SHARED_BYTES, KernelPrinter, buffer_bytes
 from hamkaas.dialects import kernel, program
 
-RESIDENT_THREADS = 512
-"""Threads of a persistent kernel on each multiprocessor. With 128 registers, each has room for many weights."""
+MAX_REGISTERS = 128
+"""Of a thread: room for many weights."""
+
+RESIDENT_THREADS = 65536 // MAX_REGISTERS
+"""Threads of a persistent kernel on each multiprocessor: as many as have registers."""
 
 MAX_TABLE_BYTES = MAX_SHARED_BYTES // 2
 """Every block copies the table of steps into its shared memory: what a step needs is then there when it begins."""

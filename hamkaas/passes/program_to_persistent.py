@@ -10,7 +10,7 @@ from xdsl.ir import Operation
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from hamkaas.codegen.cuda_persistent import MAX_STAGE_BYTES, MAX_TABLE_BYTES, RESIDENT_THREADS, stage_bytes, table_bytes
+from hamkaas.codegen.cuda_persistent import MAX_REGISTERS, MAX_STAGE_BYTES, MAX_TABLE_BYTES, stage_bytes, table_bytes
 from hamkaas.dialects import kernel, program
 from hamkaas.remarks import remark
 
@@ -68,15 +68,15 @@ class ProgramToPersistentPass(ModulePass):
 
     def _misfit(self, one: kernel.FuncOp) -> str | None:
         """Why launches of a kernel cannot be steps of a persistent one; None if they can."""
-        grid, block, resident = (attribute.value.data for attribute in (one.grid, one.block, one.min_blocks))
+        grid, block = one.grid.value.data, one.block.value.data
         if one.constants is None:
             return "expected a kernel that waits for the launches before it"
         if (cluster := one.cluster.value.data) > 1:
             return f"expected no clusters, got clusters of {cluster} blocks"
         if block > self.block or block % 32:
             return f"expected a block that is a multiple of 32 up to {self.block}, got {block} threads"
-        if resident and (threads := resident * block) < RESIDENT_THREADS:
-            return f"expected registers for {RESIDENT_THREADS} threads on a multiprocessor, got {threads}"
+        if one.min_blocks.value.data == 1:
+            return f"expected at most {MAX_REGISTERS} registers a thread, got a kernel that may take all"
         if (size := stage_bytes(one)) > MAX_STAGE_BYTES:
             return f"expected at most {MAX_STAGE_BYTES} bytes of shared memory, got {size}"
         if grid * block > self.max_threads:
