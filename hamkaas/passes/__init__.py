@@ -18,6 +18,7 @@ from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
 from hamkaas.passes.program_overlap_launches import ProgramOverlapLaunchesPass
 from hamkaas.passes.program_plan_memory import ProgramPlanMemoryPass
 from hamkaas.passes.program_schedule import ProgramSchedulePass
+from hamkaas.passes.program_to_persistent import ProgramToPersistentPass
 from hamkaas.passes.verify_dominance import VerifyDominancePass
 
 ALL_PASSES: tuple[type[ModulePass], ...] = (
@@ -38,5 +39,6 @@ ALL_PASSES: tuple[type[ModulePass], ...] = (
     ProgramPlanMemoryPass,
     ProgramInsertBarriersPass,
     ProgramOverlapLaunchesPass,
+    ProgramToPersistentPass,
 )
 """In the order in which a compile runs them."""

@@ -15,11 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Execute, Kernel, Launch, Program, Space, TensorSpec
+from hamkaas.artifact import (
+    ALIGNMENT,
+    Artifact,
+    BufferRef,
+    Copy,
+    Execute,
+    Kernel,
+    Launch,
+    Persistent,
+    Program,
+    Space,
+    TensorSpec,
+)
 from hamkaas.errors import InputError, RuntimeFault
 from hamkaas.runtime.arrays import device_of
+from hamkaas.runtime.cuda_persistent import LoadedPersistent
 from hamkaas.runtime.cudnn import Device, LoadedPlan
-from hamkaas.runtime.device_array import DeviceArray, device_pointer, driver
+from hamkaas.runtime.device_array import DeviceArray, check, device_pointer, driver, text_of
 from hamkaas.runtime.nvrtc import compile_cubin
 
 UPLOAD_CHUNK = 32 << 20
@@ -35,20 +48,6 @@ RUNS_TOGETHER = 8
 """Runs in a row that are one graph: between two graphs the device does nothing for some microseconds."""
 
 DEFAULT_ARCH = "sm_90"
-
-
-def check(result: tuple[Any, ...]) -> Any:
-    """The values behind a driver's return code. Raises `RuntimeFault` with the driver's own words if it failed."""
-    code, *values = result
-    if code != driver.CUresult.CUDA_SUCCESS:
-        name, text = (driver.cuGetErrorName(code)[1], driver.cuGetErrorString(code)[1])
-        raise RuntimeFault(f"CUDA: {_text(name)}: {_text(text)}")
-    return values[0] if len(values) == 1 else tuple(values)
-
-
-def _text(value: Any) -> str:
-    """What the driver says. It ends at the first NUL: behind it is the rest of a buffer."""
-    return value.partition(b"\0")[0].decode() if isinstance(value, bytes) else str(value)
 
 
 @cache
@@ -90,7 +89,7 @@ def gpu_name() -> str:
     """Tells apart GPUs that do not run the same code at the same speed: 'NVIDIA H100 80GB HBM3, sm_90, 132 SMs'."""
     device = check(driver.cuDeviceGet(0))
     kind = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
-    name = _text(check(driver.cuDeviceGetName(128, device)))
+    name = text_of(check(driver.cuDeviceGetName(128, device)))
     return f"{name}, {default_arch()}, {check(driver.cuDeviceGetAttribute(kind, device))} SMs"
 
 
@@ -159,6 +158,7 @@ class CudaRuntime:
             self._load_kernels(stack, say)
             self._load_plans(stack, gpu.name)
             self._allocate(stack)
+            self._load_persistent(stack)
             if weights is not None:
                 say(f"uploading {sum(spec.nbytes for spec in artifact.weights):,} bytes of weights")
                 self._upload(weights)
@@ -251,6 +251,20 @@ class CudaRuntime:
             self._artifact = replace(self._artifact, programs=(*self._artifact.programs, program))
             return len(self._staging) - 1
 
+    def _load_persistent(self, stack: ExitStack) -> None:
+        """Fills the tables of the persistent kernels, by their names."""
+        self._persistent: dict[str, LoadedPersistent] = {}
+        for program, staging in zip(self._artifact.programs, self._staging, strict=True):
+            inputs = [staging.device_input(number) for number in range(len(program.inputs))]
+            for step in program.steps:
+                if isinstance(step, Persistent):
+                    self._persistent[step.kernel] = LoadedPersistent(
+                        step,
+                        self._functions[step.kernel],
+                        lambda size: self._device_memory(stack, size),
+                        lambda ref, staging=staging, inputs=inputs: self._address(ref, staging, inputs),
+                    )
+
     def _upload(self, weights: Iterable[np.ndarray[Any, Any]]) -> None:
         """Copies weights through two pinned pieces in turn, so that reading a file and uploading overlap."""
         with ExitStack() as stack:
@@ -310,11 +324,16 @@ class CudaRuntime:
     def _enqueue(self, number: int, external: tuple[int | None, ...], is_first: bool, is_last: bool) -> None:
         """Puts one run of a program into the stream."""
         program, staging = self._artifact.programs[number], self._staging[number]
-        inputs = [staging.device_input(i) if pointer is None else pointer for i, pointer in enumerate(external)]
+        # the buffers of a persistent kernel stay the same: what the caller has elsewhere comes to where it expects it
+        stays = any(isinstance(step, Persistent) for step in program.steps)
+        places = [None] * len(external) if stays else external
+        inputs = [staging.device_input(i) if place is None else place for i, place in enumerate(places)]
         for i, (spec, pointer) in enumerate(zip(program.inputs, external, strict=True)):
             if pointer is None and is_first:
                 source = staging.pinned_input(i)
                 check(driver.cuMemcpyHtoDAsync(inputs[i], source, spec.nbytes, self._stream))
+            elif pointer is not None and stays:
+                check(driver.cuMemcpyDtoDAsync(inputs[i], pointer, spec.nbytes, self._stream))
         for step in program.steps:
             if isinstance(step, Copy) and step.target.space is Space.OUTPUT and not is_last:
                 continue  # nobody reads it
@@ -324,6 +343,8 @@ class CudaRuntime:
             elif isinstance(step, Execute):
                 workspace = 0 if step.workspace is None else self._address(step.workspace, staging, inputs)
                 self._plans[step.plan].execute([self._address(ref, staging, inputs) for ref in step.args], workspace)
+            elif isinstance(step, Persistent):
+                self._persistent[step.kernel].launch(self._stream)
             else:
                 self._launch(step, [self._address(ref, staging, inputs) for ref in step.args])
         if not is_last:

@@ -20,17 +20,15 @@ from xdsl.ir import Block, Region, SSAValue
 from hamkaas import knobs
 from hamkaas.artifact import Artifact, Execute, Launch, Program, Space
 from hamkaas.codegen.cuda import MAX_SHARED_BYTES, shared_bytes
-from hamkaas.compiler import generate_cuda
 from hamkaas.dialects import hamkaas, kernel
 from hamkaas.errors import CompileError
-from hamkaas.pipeline import run_pipeline
 from hamkaas.remarks import remark
 from hamkaas.runtime.cache import CacheKey, DiskCache
 from hamkaas.schedules.elements import shape_of
 from hamkaas.schedules.lower import lower_group
 from hamkaas.schedules.vector_shape import VectorShape
 from hamkaas.tune.digest import compiler_digest
-from hamkaas.universe import context
+from hamkaas.tune.timing import generate, seconds_of_run
 
 if TYPE_CHECKING:
     from hamkaas.runtime.cuda import CudaRuntime
@@ -62,9 +60,6 @@ GAIN = 0.995
 ENOUGH = 0.95
 """Share of the bandwidth of a copy at which no shape can gain what the search for it costs."""
 
-BATCH_SECONDS, MOST_RUNS, BATCHES = 2e-3, 20, 5
-"""The time of a run is that of the fastest of some batches; a batch lasts about so long, but has two runs at least."""
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -90,7 +85,7 @@ def choose_shapes(module: ModuleOp, arch: str, progress: Callable[[str], None] |
     key = CacheKey.of("vector-shapes", module=str(module), compiler=compiler_digest(), device=gpu_name())
     if (known := disk.get(key)) is not None:
         return tuple(json.loads(known))
-    artifact = _generate(module.clone(), arch)
+    artifact = generate(module.clone(), arch)
     runtime = CudaRuntime(replace(artifact, programs=(), plans=()), None, progress=progress)
     try:
         chosen = _search(runtime, artifact, module, arch, progress)
@@ -116,7 +111,11 @@ def _search(
     if not programs:
         return {}
     reading = sum(_weight_bytes(artifact, program, groups) for program in programs)
-    rate, time = runtime.bandwidth(0), _seconds(runtime, programs)
+
+    def seconds(trial: Sequence[Program]) -> float:
+        return sum(seconds_of_run(runtime, runtime.add(program)) for program in trial)
+
+    rate, time = runtime.bandwidth(0), seconds(programs)
     if rate and reading / time > ENOUGH * rate:
         share = f"{reading / time / rate:.0%} of the bandwidth of a copy"
         remark("shapes", f"all of {len(groups)} kernels", f"are as the rule has them: it reads at {share}")
@@ -132,7 +131,7 @@ def _search(
             variants += some
         for one, cubin in cubins:
             runtime.load(one.kernels, cubin.result().image)
-    return descend(programs, variants, lambda trial: _seconds(runtime, trial))
+    return descend(programs, variants, seconds)
 
 
 def descend(
@@ -163,17 +162,6 @@ def _with(program: Program, chosen: Mapping[str, Variant]) -> Program:
 
     steps = (swapped(step) if isinstance(step, Launch) and step.kernel in chosen else step for step in program.steps)
     return replace(program, steps=tuple(steps))
-
-
-def _seconds(runtime: "CudaRuntime", programs: Sequence[Program]) -> float:
-    """Seconds of a run of each of these programs on the device, together."""
-    total = 0.0
-    for program in programs:
-        number = runtime.add(program)
-        runtime.reset()
-        runs = max(2, min(MOST_RUNS, int(BATCH_SECONDS / runtime.replay(number, 1))))
-        total += min(runtime.replay(number, runs) for _ in range(BATCHES))
-    return total
 
 
 def _is_timed(program: Program, groups: AbstractSet[str]) -> bool:
@@ -229,15 +217,9 @@ def compile_variants(module: ModuleOp, arch: str, number: int) -> tuple[Artifact
                 kernels[name], shapes[name] = function, (group.sym_name.data, shape)
                 calls.append((call, name))
     trial = ModuleOp([*(op.clone() for op in weights), *kernels.values(), _call_all(calls, weights)])
-    artifact = _generate(trial, arch)
+    artifact = generate(trial, arch)
     launches = [step for step in artifact.programs[0].steps if isinstance(step, Launch)]
     return artifact, [Variant(*shapes[launch.kernel], launch) for launch in launches]
-
-
-def _generate(module: ModuleOp, arch: str) -> Artifact:
-    """The code of a module at the stage 'partitioned'; changes the module."""
-    run_pipeline(context(), module, "cuda", arch=arch, after="partitioned")
-    return generate_cuda(module, arch)
 
 
 def _lower(group: hamkaas.GroupOp, name: str, shape: VectorShape) -> kernel.FuncOp | None:

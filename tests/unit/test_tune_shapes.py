@@ -1,6 +1,7 @@
 """Which shapes products of one row are given, as a device decides; the device is a table here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hamkaas.compiler import compile_artifact
 from hamkaas.errors import CompileError
 from hamkaas.frontend import build_module
 from hamkaas.models.llama2 import Config, Transformer
-from hamkaas.pipeline import run_pipeline
+from hamkaas.pipeline import CudaOptions, run_pipeline
 from hamkaas.remarks import collect
 from hamkaas.schedules.vector_shape import VectorShape
 from hamkaas.tune.shapes import SHAPES, SHAPES_OF_BYTES, Variant, compile_variants, descend
@@ -99,11 +100,11 @@ def test_what_was_chosen_is_compiled() -> None:
     built = llama()
     asked: list[str] = []
 
-    def choose(module: ModuleOp) -> tuple[str, ...]:
+    def choose(module: ModuleOp, options: CudaOptions) -> CudaOptions:
         asked.append(str(module))
-        return ("g2:128:32:4:64",)
+        return replace(options, shapes=("g2:128:32:4:64",))
 
-    artifact = compile_artifact(built, "cuda", "sm_90", choose_shapes=choose)
+    artifact = compile_artifact(built, "cuda", "sm_90", choose=choose)
     (text,) = asked
     assert "hamkaas.group @g2" in text
     assert artifact.shapes == ("g2:128:32:4:64",)
