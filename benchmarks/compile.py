@@ -36,7 +36,7 @@ from timing import compile_timed, empty_cache
 from xdsl.dialects.builtin import ModuleOp
 
 import hamkaas as hk
-from hamkaas import knobs, tune
+from hamkaas import knobs
 from hamkaas.api import choose_target
 from hamkaas.artifact import CudnnGraph
 from hamkaas.codegen.cudnn import build_graph
@@ -46,6 +46,7 @@ from hamkaas.frontend import build_module
 from hamkaas.models.llama2 import Transformer
 from hamkaas.passes.hamkaas_convert_activations import HamkaasConvertActivationsPass
 from hamkaas.pipeline import CudnnOptions, run_pipeline
+from hamkaas.tune import cudnn as tune
 from hamkaas.universe import context
 
 P = ParamSpec("P")

@@ -30,7 +30,7 @@ from math import prod
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import llama2c
 import numpy as np
@@ -40,7 +40,7 @@ from shapes import CACHES, SHAPES, random_weights
 from timing import compile_cold_and_warm
 
 import hamkaas as hk
-from hamkaas.api import choose_target
+from hamkaas.api import Schedule, choose_target
 from hamkaas.models.llama2 import Checkpoint, Config, Transformer
 
 TORCH = {"eager": "torch eager", "graph": "torch eager, CUDA graph", "compile": "torch.compile, CUDA graph"}
@@ -85,6 +85,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", choices=["f32", "f16", "bf16", "i8"], nargs="+", default=["f32"])
     parser.add_argument("--cache", choices=list(CACHES), nargs="+", default=["f32"], help="what keys and values are")
     parser.add_argument("--target", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--schedule", choices=get_args(Schedule), nargs="+", default=["auto"], help="see hk.compile")
     parser.add_argument("--tokens", type=int, default=128, help="how many are generated")
     parser.add_argument("--position", type=int, nargs="+", default=[0], help="where generation starts")
     parser.add_argument("--repeats", type=int, default=3)
@@ -99,6 +100,8 @@ def parse() -> argparse.Namespace:
         parser.error(str(error))
     if options.target == "cuda" and options.llama2c:
         parser.error("--llama2c is for the CPU, got --target cuda")
+    if options.target == "cpu" and options.schedule != ["auto"]:
+        parser.error("--schedule is for a GPU, got --target cpu")
     if options.target == "cpu" and "graph" in options.torch:
         parser.error("--torch graph is for a GPU, got --target cpu")
     if options.plot is not None and find_spec("matplotlib") is None:
@@ -124,26 +127,29 @@ def measure(shape: str, precision: str, options: argparse.Namespace, report: Rep
     for cache in options.cache:
         case["cache"] = cache
         with ExitStack() as stack:
-            model, times = None, {}
-            with report.attempt(**case, peer="hamkaas"):
-                graphs = Transformer(config, checkpoint.weights, CACHES[cache]).decode()
-                model, times = compile_cold_and_warm(graphs, target=options.target)
-                stack.enter_context(model)
+            models: list[tuple[str, hk.Model, dict[str, float]]] = []
+            for schedule in options.schedule:
+                name = "hamkaas" if schedule == "auto" else f"hamkaas, {schedule}"
+                with report.attempt(**case, peer=name):
+                    graphs = Transformer(config, checkpoint.weights, CACHES[cache]).decode()
+                    model, times = compile_cold_and_warm(graphs, target=options.target, schedule=schedule)
+                    models.append((name, stack.enter_context(model), times))
             for position in options.position:
                 here = case | {"position": position, "tokens": options.tokens}
                 if (end := position + options.tokens) > config.max_positions:
                     report.fail(f"expected at most {config.max_positions} positions, got {end}", **here)
                     continue
-                row: list[Contestant] = []
-                if model is not None:
-                    row.append(Contestant("hamkaas", partial(generate, model, position, options.tokens), times))
+                row = [
+                    Contestant(name, partial(generate, model, position, options.tokens), times)
+                    for name, model, times in models
+                ]
                 for kind in options.torch if llama is not None else []:
                     with report.attempt(**here, peer=TORCH[kind]):
                         row.append(torch_peer(llama, kind, cache, position, options.tokens))
                 if precision == cache == "f32" and position == 0:
                     row += llama2c_peers(config, checkpoint, options, stack)
                 here["bytes_per_token"] = bytes_read(checkpoint, cache, position, options.tokens)
-                read = model["next"].bandwidth if bandwidth is None and model is not None else lambda: bandwidth
+                read = models[0][1]["next"].bandwidth if bandwidth is None and models else lambda: bandwidth
                 compare(row, here, options.repeats, report, read)
 
 

@@ -28,11 +28,11 @@ from shapes import CACHES, PRECISIONS, SHAPES, random_weights
 from timing import compile_timed
 
 import hamkaas as hk
-from hamkaas import tune
 from hamkaas.api import choose_target
 from hamkaas.artifact import CudnnGraph, Execute
 from hamkaas.models.llama2 import Config, Transformer, chunk_inputs
 from hamkaas.remarks import collect
+from hamkaas.tune import cudnn as tune
 
 TORCH = {"graph": "torch eager, CUDA graph", "compile": "torch.compile, CUDA graph"}
 CUDNN: dict[str, Any] = {"auto": "auto", "on": True, "off": False}

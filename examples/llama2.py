@@ -34,14 +34,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import hamkaas as hk
 from hamkaas import knobs
-from hamkaas.api import Cudnn
+from hamkaas.api import Cudnn, Schedule
 from hamkaas.models.llama2 import (
     BURST,
     TEMPLATES,
@@ -155,6 +155,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="what prompts are rounded to where they meet weights or a cache of that precision (default: f32)",
     )
     add("--cudnn", choices=list(CUDNN), default="auto", help="whether cuDNN computes (default: where it is faster)")
+    add(
+        "--schedule",
+        choices=get_args(Schedule),
+        default="auto",
+        help="on cuda: a graph of kernels, or one kernel that stays for all of a step (default: what is faster)",
+    )
     add_sampling(parser)
     add_output(parser)
     return parser
@@ -340,7 +346,7 @@ def cut_context(options: argparse.Namespace, config: Config) -> Config:
 
 
 def check_precision(parser: argparse.ArgumentParser, options: argparse.Namespace, checkpoint: Checkpoint) -> None:
-    """Refuses what would change nothing: activations that meet no numbers of their type, and cuDNN on a CPU."""
+    """Refuses what would change nothing: activations that meet no numbers of their type, and what a CPU has not."""
     stored = {str(weight.dtype) for weight in checkpoint.weights.values() if not isinstance(weight, Quantized)}
     wanted = options.activations
     if wanted not in ("f32", options.weights, options.cache) and CACHES[wanted] not in stored:
@@ -350,6 +356,8 @@ def check_precision(parser: argparse.ArgumentParser, options: argparse.Namespace
         )
     if options.cudnn == "on" and options.target != "cuda":
         parser.error(f"argument --cudnn: expected target cuda for on, got {options.target}")
+    if options.schedule == "persistent" and options.target != "cuda":
+        parser.error(f"argument --schedule: expected target cuda for {options.schedule}, got {options.target}")
 
 
 def encode_texts(
@@ -417,6 +425,7 @@ def compile_model(
         weights=options.weights,
         activations=options.activations,
         cudnn=CUDNN[options.cudnn],
+        schedule=options.schedule,
         progress=progress,
     )
     if options.dump is not None:

@@ -2,21 +2,25 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
-from hamkaas import tune
-from hamkaas.artifact import Artifact, CudnnGraph, InputCheck, Program, SpanCheck, TensorSpec
+from hamkaas import knobs
+from hamkaas.artifact import Artifact, CudnnGraph, CudnnPlan, InputCheck, Program, SpanCheck, TensorSpec
 from hamkaas.codegen.plan import print_plan
 from hamkaas.compiler import compile_artifact, without_garbage_collection
 from hamkaas.errors import CompileError, HamkaasError, InputError, TargetError
 from hamkaas.frontend import BuiltModule, Tensor, build_module
 from hamkaas.passes.hamkaas_convert_activations import Activations, HamkaasConvertActivationsPass
 from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass, Precision
-from hamkaas.pipeline import CudnnOptions, run_pipeline
+from hamkaas.pipeline import RULES, CudaOptions, CudnnOptions, run_pipeline
 from hamkaas.remarks import remark
+from hamkaas.tune.cudnn import Choice, Decision, choose, own_microseconds
+from hamkaas.tune.schedule import choose_schedule
+from hamkaas.tune.shapes import choose_shapes
 from hamkaas.universe import context
 from hamkaas.weights import bind_weights
 
@@ -24,6 +28,9 @@ Target: TypeAlias = Literal["cpu", "cuda"]
 Graphs: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor | Sequence[Tensor]]
 Cudnn: TypeAlias = Literal["auto"] | bool
 """Whether graphs go to cuDNN."""
+
+Schedule: TypeAlias = Literal["auto", "graph", "persistent"]
+"""How launches follow each other on CUDA."""
 
 Progress: TypeAlias = Callable[[str], None]
 """Told what is being done when it takes long."""
@@ -59,6 +66,7 @@ def compile(
     weights: Precision = "f32",
     activations: Activations = "f32",
     cudnn: Cudnn = "auto",
+    schedule: Schedule = "auto",
     progress: Progress | None = None,
 ) -> "Model":
     """Compiles one or several graphs into a model.
@@ -72,6 +80,9 @@ def compile(
     meets weights of that type; "tf32" (10 bits of mantissa), if cuDNN computes the product; "f32": nothing is rounded.
     `cudnn`: "auto" gives those parts of a graph to cuDNN that it computes faster than our own kernels, as measured on
     the device; True all that are known to gain; False none. With "auto", a machine without cuDNN does without.
+    `schedule` is how launches follow each other on CUDA: "graph" makes each a node of a graph; "persistent" makes those
+    that can steps of one kernel, whose blocks stay on the device and wait for each other there; "auto" takes what is
+    faster, as measured on the device. Before sm_90 all are the same.
 
     Raises `GraphError` where the graphs do not fit together, `TargetError` where the target is not to be had here, and
     `CompileError` where the compiler fails.
@@ -79,7 +90,7 @@ def compile(
     named = graphs if isinstance(graphs, Mapping) else {MAIN: graphs}
     target = choose_target(target)
     with without_garbage_collection():
-        built, artifact, options = _generate(named, target, weights, activations, cudnn, progress)
+        built, artifact, options = _generate(named, target, weights, activations, cudnn, schedule, progress)
     runtime = _load(artifact, bind_weights(artifact.weights, built.weights), progress)
     return Model(built, artifact, runtime, [isinstance(g, Tensor) for g in named.values()], options)
 
@@ -90,26 +101,39 @@ def _generate(
     weights: Precision,
     activations: Activations,
     cudnn: Cudnn,
+    schedule: Schedule,
     progress: Progress | None,
-) -> tuple[BuiltModule, Artifact, CudnnOptions | None]:
-    """The module of the graphs, its code, and what of it went to cuDNN."""
+) -> tuple[BuiltModule, Artifact, CudaOptions]:
+    """The module of the graphs, its code, and what was chosen for it."""
     built = build_module(named)
     _check_choice("weights", weights, get_args(Precision))
     _check_choice("activations", activations, get_args(Activations))
     _check_choice("cudnn", cudnn, ("auto", True, False))
+    _check_choice("schedule", schedule, get_args(Schedule))
     HamkaasConvertWeightsPass(weights).apply(context(), built.module)
     HamkaasConvertActivationsPass(activations).apply(context(), built.module)
     if target == "cpu":
         if cudnn is True:
             raise TargetError("cudnn=True is for target 'cuda', got target 'cpu'")
-        return built, compile_artifact(built, target), None
+        if schedule == "persistent":
+            raise TargetError(f"schedule={schedule!r} is for target 'cuda', got target 'cpu'")
+        return built, compile_artifact(built, target), RULES
     from hamkaas.runtime.cuda import default_arch  # see _load
 
     arch = default_arch()
-    choice = _ask_cudnn(built.module, cudnn, activations == "tf32", arch, progress) if cudnn else None
-    if choice is None:
-        return built, compile_artifact(built, target, arch), None
-    return built, compile_artifact(built, target, arch, choice.options, choice.plans), choice.options
+    given = CudaOptions(schedule="graph" if schedule == "auto" else schedule)
+    plans: Sequence[CudnnPlan] = ()
+    if cudnn and (choice := _ask_cudnn(built.module, cudnn, activations == "tf32", arch, progress)) is not None:
+        given, plans = replace(given, cudnn=choice.options), choice.plans
+
+    def ask_device(module: ModuleOp, options: CudaOptions) -> CudaOptions:
+        options = replace(options, shapes=choose_shapes(module, arch, progress))
+        if schedule == "auto":
+            options = replace(options, schedule=choose_schedule(module, arch, options, progress))
+        return options
+
+    artifact = compile_artifact(built, target, arch, given, plans, ask_device if knobs.TUNE.get() else None)
+    return built, artifact, replace(given, shapes=artifact.shapes, schedule=artifact.schedule)
 
 
 def _check_choice(what: str, value: object, known: Sequence[object]) -> None:
@@ -117,7 +141,7 @@ def _check_choice(what: str, value: object, known: Sequence[object]) -> None:
         raise CompileError(f"expected {what} to be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}, got {value!r}")
 
 
-def _ask_cudnn(module: ModuleOp, cudnn: Cudnn, tf32: bool, arch: str, progress: Progress | None) -> tune.Choice | None:
+def _ask_cudnn(module: ModuleOp, cudnn: Cudnn, tf32: bool, arch: str, progress: Progress | None) -> Choice | None:
     """What of a module goes to cuDNN on the first GPU; None where cuDNN is absent and was not demanded."""
     from hamkaas.runtime.cudnn_planner import Planner  # see _load
 
@@ -132,14 +156,14 @@ def _ask_cudnn(module: ModuleOp, cudnn: Cudnn, tf32: bool, arch: str, progress: 
                 stack.callback(planner.close)
             return planner
 
-        def decide(graph: CudnnGraph) -> tune.Decision:
+        def decide(graph: CudnnGraph) -> Decision:
             return ask().decide(graph)
 
         def own(graph: CudnnGraph) -> float:
-            return tune.own_microseconds(graph, arch, ask().store.device)
+            return own_microseconds(graph, arch, ask().store.device)
 
         try:
-            return tune.choose(module, CudnnOptions(tf32=tf32), decide, own if cudnn == "auto" else None)
+            return choose(module, CudnnOptions(tf32=tf32), decide, own if cudnn == "auto" else None)
         except TargetError as error:
             if cudnn is True:
                 raise
@@ -196,10 +220,10 @@ class Model:
         artifact: Artifact,
         runtime: Runtime,
         single: Sequence[bool],
-        cudnn: CudnnOptions | None,
+        options: CudaOptions,
     ):
         self._built = built
-        self._cudnn = cudnn
+        self._options = options
         self._runtime: Runtime | None = runtime
         self.artifact = artifact
         """What was compiled, as plain data."""
@@ -257,7 +281,7 @@ class Model:
     def _module(self, stage: str | None) -> Any:
         module = self._built.module.clone()
         target, arch = ("cuda", self.artifact.arch) if self.target == "cuda" else ("cpu", "")
-        run_pipeline(context(), module, target, until=stage, cudnn=self._cudnn, arch=arch)
+        run_pipeline(context(), module, target, until=stage, options=self._options, arch=arch)
         return module
 
     @property

@@ -16,6 +16,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from math import prod
+from typing import Literal, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -31,6 +32,10 @@ NUMPY_DTYPES: dict[str, np.dtype] = {
     "int64": np.dtype(np.int64),
 }
 """The element types of HamKaas tensors, by name."""
+
+
+Schedule: TypeAlias = Literal["graph", "persistent"]
+"""How launches follow each other on CUDA: as nodes of a graph, or where possible as steps of one kernel that stays."""
 
 
 class Space(StrEnum):
@@ -104,6 +109,30 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Persistent:
+    """Run launches in order as steps of one kernel, whose blocks stay until the last one (CUDA only).
+
+    Its arguments are a table of the steps, and a counter for each step and for each of its blocks, all in device memory
+    and zero at first. `hamkaas.codegen.cuda_persistent` says how its blocks wait for each other.
+    """
+
+    kernel: str
+    block: int
+    launches: tuple[Launch, ...]
+    barrier: bool = True
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The kernels of the launches, by their numbers in the table: in the order of their first launches."""
+        return tuple(dict.fromkeys(launch.kernel for launch in self.launches))
+
+    @property
+    def num_buffers(self) -> int:
+        """Pointers of a row of the table: as many as the launch with the most arguments has."""
+        return max(len(launch.args) for launch in self.launches)
+
+
+@dataclass(frozen=True)
 class Execute:
     """Run a cuDNN plan (CUDA only)."""
 
@@ -125,6 +154,10 @@ class Copy:
     target: BufferRef
     nbytes: int
     barrier: bool = True
+
+
+Step: TypeAlias = Launch | Persistent | Execute | Copy
+"""What a program does at one point."""
 
 
 @dataclass(frozen=True)
@@ -155,16 +188,16 @@ class Program:
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    steps: tuple[Launch | Execute | Copy, ...]
+    steps: tuple[Step, ...]
     checks: tuple[InputCheck | SpanCheck, ...] = ()
     faults: tuple[str, ...] = ()
     """Text of fault code k at index k - 1."""
 
     @property
     def native_steps(self) -> tuple[Launch | Copy, ...]:
-        """The steps, for a target that has no cuDNN."""
-        steps = tuple(step for step in self.steps if not isinstance(step, Execute))
-        assert len(steps) == len(self.steps), "only the CUDA target executes cuDNN graphs"
+        """The steps, for a target that has neither cuDNN nor kernels that stay."""
+        steps = tuple(step for step in self.steps if not isinstance(step, Execute | Persistent))
+        assert len(steps) == len(self.steps), "only the CUDA target executes cuDNN graphs and persistent kernels"
         return steps
 
 
@@ -184,6 +217,9 @@ class Artifact:
     programs: tuple[Program, ...]
     plans: tuple["CudnnPlan", ...] = ()
     """One for each distinct cuDNN graph."""
+    shapes: tuple[str, ...] = ()
+    """What a device chose for products of one row, as `hamkaas-assign-shapes` takes it."""
+    schedule: Schedule = "graph"
 
 
 @dataclass(frozen=True)

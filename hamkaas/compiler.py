@@ -1,19 +1,19 @@
 """From a graph to an artifact: the pipeline, then code generation. Needs no device."""
 
 import gc
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from xdsl.dialects.builtin import ModuleOp
 
 from hamkaas import knobs
 from hamkaas.artifact import Artifact, CudnnPlan
-from hamkaas.codegen.cuda import print_cuda, shared_bytes
+from hamkaas.codegen.cuda_module import print_cuda, shared_sizes
 from hamkaas.codegen.llvm import print_llvm
 from hamkaas.codegen.plan import build_artifact, print_plan
-from hamkaas.dialects import kernel
 from hamkaas.frontend import BuiltModule
-from hamkaas.pipeline import DEFAULT_ARCH, CudnnOptions, run_pipeline, write_dump
+from hamkaas.pipeline import DEFAULT_ARCH, RULES, CudaOptions, run_pipeline, write_dump
 from hamkaas.schedules.lowering import Target
 from hamkaas.universe import context
 
@@ -39,17 +39,23 @@ def compile_artifact(
     built: BuiltModule,
     target: Target,
     arch: str = DEFAULT_ARCH,
-    cudnn: CudnnOptions | None = None,
+    options: CudaOptions = RULES,
     plans: Sequence[CudnnPlan] = (),
+    choose: Callable[[ModuleOp, CudaOptions], CudaOptions] | None = None,
 ) -> Artifact:
-    """Generates the code of a graph. `arch` is a CUDA architecture such as "sm_90".
+    """Generates the code of a graph. `arch`, such as "sm_90", and what follows are for CUDA.
 
-    `cudnn` says what goes to cuDNN, and `plans` has what a device chose for its graphs (`hamkaas.tune`).
+    `plans` has what a device chose for the graphs that go to cuDNN. `choose` is asked about the partitioned module:
+    given these options, it gives better ones (`hamkaas.tune`).
     `HAMKAAS_DUMP` names a folder that gets the IR of each stage, the code and the plan.
     """
     module = built.module.clone()
-    run_pipeline(context(), module, target, cudnn=cudnn, arch=arch)
-    artifact = _generate_cpu(module) if target == "cpu" else _generate_cuda(module, arch, plans)
+    run_pipeline(context(), module, target, until="partitioned", options=options, arch=arch)
+    if choose is not None:
+        options = choose(module, options)
+    run_pipeline(context(), module, target, options=options, arch=arch, after="partitioned")
+    artifact = _generate_cpu(module) if target == "cpu" else generate_cuda(module, arch, plans)
+    artifact = replace(artifact, shapes=options.shapes, schedule=options.schedule)
     if knobs.DUMP.get() is not None:
         write_dump("04-code.ll" if target == "cpu" else "04-code.cu", artifact.source)
         write_dump("05-plan.txt", print_plan(module))
@@ -60,7 +66,6 @@ def _generate_cpu(module: ModuleOp) -> Artifact:
     return build_artifact(module, "cpu", "", print_llvm(module), {})
 
 
-def _generate_cuda(module: ModuleOp, arch: str, plans: Sequence[CudnnPlan]) -> Artifact:
-    functions = [op for op in module.body.block.ops if isinstance(op, kernel.FuncOp)]
-    sizes = {op.sym_name.data: shared_bytes(op) for op in functions}
-    return build_artifact(module, "cuda", arch, print_cuda(module), sizes, plans)
+def generate_cuda(module: ModuleOp, arch: str, plans: Sequence[CudnnPlan] = ()) -> Artifact:
+    """The code of a module at the last stage for a CUDA architecture; `plans` are those of its cuDNN graphs."""
+    return build_artifact(module, "cuda", arch, print_cuda(module), shared_sizes(module), plans)

@@ -51,6 +51,7 @@ CACHE = Knob("HAMKAAS_CACHE", 1, _count, "0 to switch the cache of compiled code
 WORKERS = Knob(
     "HAMKAAS_WORKERS", 0, _count, "the number of CPU worker threads, 0 to choose by cores and size of the work"
 )
+TUNE = Knob("HAMKAAS_TUNE", 1, _count, "0 to take CUDA kernels by rule, 1 to time several shapes of them on the device")
 DUMP: Knob[Path | None] = Knob(
     "HAMKAAS_DUMP", None, Path, "a folder into which every stage's IR and the generated code are written"
 )
@@ -58,7 +59,7 @@ CUDNN_PLANS = Knob(
     "HAMKAAS_CUDNN_PLANS", 0, _count, "how many plans of a cuDNN graph are built and timed at most, 0 for all"
 )
 
-ALL_KNOBS = (CACHE_DIR, CACHE, WORKERS, DUMP, CUDNN_PLANS)
+ALL_KNOBS = (CACHE_DIR, CACHE, WORKERS, TUNE, DUMP, CUDNN_PLANS)
 
 
 def cache_dir() -> Path | None:

@@ -27,6 +27,7 @@ from xdsl.transforms.common_subexpression_elimination import CommonSubexpression
 from xdsl.utils.exceptions import DiagnosticException
 
 from hamkaas import knobs
+from hamkaas.artifact import Schedule
 from hamkaas.dialects.cudnn import CUDNN, ExecuteOp
 from hamkaas.dialects.kernel import MAX_CLUSTER
 from hamkaas.errors import CompileError, HamkaasError
@@ -34,6 +35,7 @@ from hamkaas.partition.policy import PolicyName
 from hamkaas.passes.cudnn_assign_plans import CudnnAssignPlansPass
 from hamkaas.passes.cudnn_dedup import CudnnDedupPass
 from hamkaas.passes.cudnn_outline import CudnnOutlinePass
+from hamkaas.passes.hamkaas_assign_shapes import HamkaasAssignShapesPass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
 from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
@@ -44,6 +46,7 @@ from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
 from hamkaas.passes.program_overlap_launches import ProgramOverlapLaunchesPass
 from hamkaas.passes.program_plan_memory import ProgramPlanMemoryPass
 from hamkaas.passes.program_schedule import ProgramSchedulePass
+from hamkaas.passes.program_to_persistent import ProgramToPersistentPass
 from hamkaas.passes.verify_dominance import VerifyDominancePass
 from hamkaas.schedules.lowering import Target
 
@@ -83,11 +86,30 @@ DEFAULT_ARCH = "sm_90"
 """The CUDA architecture that code is for where no other is named."""
 
 
-def stages(target: Target, cudnn: CudnnOptions | None = None, arch: str = DEFAULT_ARCH) -> tuple[Stage, ...]:
-    """The stages for a target, in order; without options for cuDNN, nothing goes there. `arch` is for CUDA."""
+@dataclass(frozen=True)
+class CudaOptions:
+    """What is to be chosen on CUDA."""
+
+    cudnn: CudnnOptions | None = None
+    """What goes to cuDNN; None for nothing."""
+    shapes: tuple[str, ...] = ()
+    """How products of one row are shared out: what `HamkaasAssignShapesPass` takes."""
+    schedule: Schedule = "graph"
+    """Before sm_90 there is one schedule, whatever is asked for."""
+
+
+RULES = CudaOptions()
+"""Nothing is chosen: all goes by rule."""
+
+
+def stages(target: Target, options: CudaOptions = RULES, arch: str = DEFAULT_ARCH) -> tuple[Stage, ...]:
+    """The stages for a target, in order. `options` and `arch` are for CUDA."""
     has_clusters = target == "cuda" and _is_since(90, arch)  # and launches that wait by themselves
-    cluster = MAX_CLUSTER if has_clusters else 1
+    stays = has_clusters and options.schedule == "persistent"
+    cluster = MAX_CLUSTER if has_clusters and not stays else 1
+    assign = (HamkaasAssignShapesPass(options.shapes),) if target == "cuda" else ()
     overlap = (ProgramOverlapLaunchesPass(), CommonSubexpressionElimination()) if has_clusters else ()
+    persistent = (ProgramToPersistentPass(),) if stays else ()
     return (
         Stage(
             "graph",
@@ -105,7 +127,7 @@ def stages(target: Target, cudnn: CudnnOptions | None = None, arch: str = DEFAUL
             "partitioned",
             "what cuDNN takes, and groups of operations that become one kernel each, equal ones only once",
             (
-                *(cudnn.passes if cudnn is not None else ()),
+                *(options.cudnn.passes if options.cudnn is not None else ()),
                 HamkaasOutlineGroupsPass(copy_norms=target == "cuda"),
                 HamkaasMergeGroupsPass(),
                 HamkaasDedupGroupsPass(),
@@ -115,13 +137,13 @@ def stages(target: Target, cudnn: CudnnOptions | None = None, arch: str = DEFAUL
         Stage(
             "kernels",
             f"what one block does on {target}",
-            (HamkaasToKernelPass(target, cluster), CanonicalizePass(), CommonSubexpressionElimination()),
+            (*assign, HamkaasToKernelPass(target, cluster), CanonicalizePass(), CommonSubexpressionElimination()),
             ("builtin", "func", *SYMBOLS, "hamkaas.get", "hamkaas.set", "hamkaas.execute", "cudnn", *KERNEL_BODIES),
         ),
         Stage(
             "program",
             "launches in order, over planned memory",
-            (ProgramSchedulePass(), ProgramPlanMemoryPass(), ProgramInsertBarriersPass(), *overlap),
+            (ProgramSchedulePass(), ProgramPlanMemoryPass(), ProgramInsertBarriersPass(), *overlap, *persistent),
             ("builtin", *SYMBOLS, "program", *CUDNN_GRAPHS, *KERNEL_BODIES),
         ),
     )
@@ -142,18 +164,21 @@ def run_pipeline(
     target: Target,
     until: str | None = None,
     after_pass: Callable[[ModulePass, ModuleOp], None] | None = None,
-    cudnn: CudnnOptions | None = None,
+    options: CudaOptions = RULES,
     arch: str = DEFAULT_ARCH,
+    after: str | None = None,
 ) -> None:
     """Lowers a module to the last stage, or to the one named `until`, in place.
 
-    `arch` is the CUDA architecture. `after_pass` is called after each pass. Raises `CompileError` for a stage that does
-    not exist, a pass that fails (with a file that replays it) and an operation that a stage should not have left.
-    `HAMKAAS_DUMP` names a folder that gets the IR of each stage.
+    A module that has been through the stage named `after` goes on from there. `options` and `arch`, the architecture,
+    are for CUDA. `after_pass` is called after each pass.
+    Raises `CompileError` for a stage that does not exist, a pass that fails (with a file that replays it) and an
+    operation that a stage should not have left. `HAMKAAS_DUMP` names a folder that gets the IR of each stage.
     """
     if until is not None and until not in STAGE_NAMES:
         raise CompileError(unknown("stage", until, STAGE_NAMES))
-    table = stages(target, cudnn, arch)
+    table = stages(target, options, arch)
+    first = 0 if after is None else STAGE_NAMES.index(after) + 1
     start, done = module.clone(), list[ModulePass]()
 
     def before() -> ModuleOp:
@@ -162,7 +187,7 @@ def run_pipeline(
             one.apply(ctx, start)
         return start
 
-    for number, stage in enumerate(table):
+    for number, stage in list(enumerate(table))[first:]:
         for one in stage.passes:
             run_pass(ctx, module, one, before)
             done.append(one)
@@ -261,5 +286,8 @@ class LowerToPass(ModulePass):
     arch: str = DEFAULT_ARCH
     """The CUDA architecture to lower for: what is new in one may be an operation of the kernels."""
 
+    schedule: Schedule = "graph"
+    """How launches follow each other on CUDA."""
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        run_pipeline(ctx, op, self.target, self.stage, arch=self.arch)
+        run_pipeline(ctx, op, self.target, self.stage, options=CudaOptions(schedule=self.schedule), arch=self.arch)

@@ -20,9 +20,10 @@ MODELS = TESTS.parents[1] / "shared" / "models"
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests compile into a folder of their own, which leaves nothing behind."""
+    """Tests compile into a folder of their own, which leaves nothing behind, and time nothing unless they say so."""
     patch = pytest.MonkeyPatch()
     patch.setenv("HAMKAAS_CACHE_DIR", str(tmp_path_factory.mktemp("cache") / "hamkaas"))
+    patch.setenv("HAMKAAS_TUNE", "0")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Program IR to the launch plan of an artifact, and to text for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from xdsl.dialects.builtin import ModuleOp
@@ -16,9 +16,11 @@ from hamkaas.artifact import (
     InputCheck,
     Kernel,
     Launch,
+    Persistent,
     Program,
     Space,
     SpanCheck,
+    Step,
     TensorSpec,
 )
 from hamkaas.codegen.cudnn import build_graph
@@ -57,16 +59,37 @@ def build_artifact(
         target=target,
         arch=arch,
         source=source,
-        kernels=tuple(
-            Kernel(name, len(op.function_type.inputs), op.block.value.data, shared_bytes.get(name, 0))
-            for name, op in kernels.items()
-        ),
+        kernels=tuple(_entry_points(module, shared_bytes)),
         weights=weights,
         states=states,
         arena_bytes=planner.arena_bytes,
         programs=programs,
         plans=tuple(plan for graph in graphs.values() for plan in plans if plan.graph == graph),
     )
+
+
+def persistent_regions(module: ModuleOp) -> list[program.PersistentOp]:
+    """The persistent kernels of all programs of a module."""
+    functions = [op for op in module.body.block.ops if isinstance(op, program.FuncOp)]
+    return [op for function in functions for op in function.body.block.ops if isinstance(op, program.PersistentOp)]
+
+
+def entry_kernels(module: ModuleOp) -> list[kernel.FuncOp]:
+    """The kernels that are launched by themselves: all but those that only persistent kernels launch."""
+    ops = list(module.body.block.ops)
+    steps = [step for op in ops if isinstance(op, program.FuncOp) for step in op.body.block.ops]
+    launched = {step.callee.root_reference.data for step in steps if isinstance(step, program.LaunchOp)}
+    stages = {one.callee.root_reference.data for region in persistent_regions(module) for one in region.launches}
+    return [op for op in ops if isinstance(op, kernel.FuncOp) and op.sym_name.data not in stages - launched]
+
+
+def _entry_points(module: ModuleOp, shared_bytes: Mapping[str, int]) -> Iterator[Kernel]:
+    for op in entry_kernels(module):
+        name = op.sym_name.data
+        yield Kernel(name, len(op.function_type.inputs), op.block.value.data, shared_bytes.get(name, 0))
+    for region in persistent_regions(module):
+        name = region.sym_name.data
+        yield Kernel(name, 2, region.block.value.data, shared_bytes.get(name, 0))
 
 
 class _Planner:
@@ -90,7 +113,7 @@ class _Planner:
         inputs: list[TensorSpec] = []
         outputs: dict[int, TensorSpec] = {}
         refs: dict[SSAValue, BufferRef] = {}
-        steps: list[Launch | Execute | Copy] = []
+        steps: list[Step] = []
         checks: list[InputCheck | SpanCheck] = []
         barrier = False
         for op in function.body.block.ops:
@@ -119,6 +142,9 @@ class _Planner:
                     checks.append(SpanCheck(refs[op.begin].index, refs[op.end].index, op.length.value.data, what))
                 case program.BarrierOp():
                     barrier = True
+                case program.PersistentOp():
+                    steps.append(self._persistent(op, refs, barrier))
+                    barrier = False
                 case program.LaunchOp() | program.ExecuteOp() | program.CopyOp():
                     after_launch = bool(steps) and isinstance(steps[-1], Launch)
                     steps.append(self._step(op, refs, barrier, after_launch))
@@ -136,6 +162,11 @@ class _Planner:
         if isinstance(op, program.ExecuteOp):
             return self._execute(op, refs, barrier)
         assert isinstance(op, program.LaunchOp)
+        return self._launch(op, refs, barrier, after_launch)
+
+    def _launch(
+        self, op: program.LaunchOp, refs: dict[SSAValue, BufferRef], barrier: bool, after_launch: bool
+    ) -> Launch:
         callee = self.kernels[op.callee.root_reference.data]
         return Launch(
             kernel=callee.sym_name.data,
@@ -147,6 +178,15 @@ class _Planner:
             cost=sum(spec_of("", arg.type).nbytes for arg in op.args),
             label=callee.label.data,
         )
+
+    def _persistent(self, op: program.PersistentOp, refs: dict[SSAValue, BufferRef], barrier: bool) -> Persistent:
+        launches: list[Launch] = []
+        inner_barrier = False
+        for step in op.body.block.ops:
+            if isinstance(step, program.LaunchOp):
+                launches.append(self._launch(step, refs, inner_barrier, bool(launches)))
+            inner_barrier = isinstance(step, program.BarrierOp)
+        return Persistent(op.sym_name.data, op.block.value.data, tuple(launches), barrier)
 
     def _execute(self, op: program.ExecuteOp, refs: dict[SSAValue, BufferRef], barrier: bool) -> Execute:
         name = op.callee.root_reference.data
@@ -168,7 +208,9 @@ def print_plan(module: ModuleOp) -> str:
         lines.append(f"{title}: {len(specs)}, {total:,} bytes")
     lines.append(f"arena: {artifact.arena_bytes:,} bytes")
     for plan in artifact.programs:
+        persistent = [step for step in plan.steps if isinstance(step, Persistent)]
         launches = [step for step in plan.steps if isinstance(step, Launch)]
+        launches += [launch for one in persistent for launch in one.launches]
         kernels = len({step.kernel for step in launches})
         executions = [step.plan for step in plan.steps if isinstance(step, Execute)]
         of_graphs = f", {len(executions)} executions of {len(set(executions))} cuDNN graphs" if executions else ""
@@ -176,7 +218,10 @@ def print_plan(module: ModuleOp) -> str:
         for kind, specs in (("input", plan.inputs), ("output", plan.outputs)):
             lines += [f"  {kind} {spec.name}: {spec.dtype} {list(spec.shape)}" for spec in specs]
         lines += [f"  check {_check_text(check, plan)}" for check in plan.checks]
-        lines += [_step_text(step, artifact, plan) for step in plan.steps]
+        for step in plan.steps:
+            lines.append(_step_text(step, artifact, plan))
+            if isinstance(step, Persistent):
+                lines += [f"  {_step_text(launch, artifact, plan)}" for launch in step.launches]
     return "\n".join(lines) + "\n"
 
 
@@ -186,11 +231,13 @@ def _check_text(check: InputCheck | SpanCheck, plan: Program) -> str:
     return f"{plan.inputs[check.end].name} - {plan.inputs[check.begin].name} = {check.length}: {check.what}"
 
 
-def _step_text(step: Launch | Execute | Copy, artifact: Artifact, plan: Program) -> str:
+def _step_text(step: Step, artifact: Artifact, plan: Program) -> str:
     mark = "|" if step.barrier else " "
     if isinstance(step, Copy):
         source, target = _place_text(step.source, artifact, plan), _place_text(step.target, artifact, plan)
         return f"  {mark} copy {source} -> {target} ({step.nbytes:,} bytes)"
+    if isinstance(step, Persistent):
+        return f"  {mark} {step.kernel}: blocks of {step.block} threads that stay"
     args = ", ".join(_place_text(arg, artifact, plan) for arg in step.args)
     if isinstance(step, Execute):
         return f"  {mark} c{step.plan:<4} {'cuDNN':>6} {'':<6} {step.label:<40} ({args})"

@@ -1131,6 +1131,12 @@ class GroupOp(IRDLOperation):
             body = Region(Block(arg_types=function_type.inputs.data))
         super().__init__(properties={"sym_name": StringAttr(name), "function_type": function_type}, regions=[body])
 
+    @property
+    def vector_shape(self) -> str | None:
+        """How its products of one row are shared out on a GPU, if that was chosen (`hamkaas-assign-shapes`)."""
+        found = self.attributes.get("vector_shape")
+        return found.data if isinstance(found, StringAttr) else None
+
     @classmethod
     def parse(cls, parser: Parser) -> "GroupOp":
         name, inputs, outputs, region, attributes, *_ = parse_func_op_like(parser, reserved_attr_names=cls._RESERVED)

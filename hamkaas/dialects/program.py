@@ -1,10 +1,11 @@
 """The `program` dialect: what the host does, as a straight line over named memory.
 
 A `program.func` first names its buffers (inputs, outputs, weights, states, temporaries of the arena) and the checks
-that the host makes on inputs, then lists launches, copies and barriers in order. There is no control flow.
+that the host makes on inputs, then lists launches, copies and barriers in order. There is no control flow; a
+`program.persistent` is a bracket around some of the launches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from xdsl.dialects.builtin import (
@@ -18,7 +19,7 @@ from xdsl.dialects.builtin import (
     SymbolRefAttr,
     i64,
 )
-from xdsl.ir import Attribute, Block, Dialect, Region, SSAValue
+from xdsl.ir import Attribute, Block, Dialect, Operation, Region, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
     VarConstraint,
@@ -59,6 +60,12 @@ class FuncOp(IRDLOperation):
 
     def __init__(self, name: str):
         super().__init__(properties={"sym_name": StringAttr(name)}, regions=[Region(Block())])
+
+    @property
+    def flat(self) -> Iterator[Operation]:
+        """All operations in order, those inside of `program.persistent` in its place."""
+        for op in self.body.block.ops:
+            yield from op.body.block.ops if isinstance(op, PersistentOp) else (op,)
 
 
 class BufferOp(IRDLOperation):
@@ -239,6 +246,55 @@ class LaunchOp(IRDLOperation):
 
 
 @irdl_op_definition
+class PersistentOp(IRDLOperation):
+    """Runs launches in order as one kernel of this name, whose blocks of `block` threads stay until the last one.
+
+    A launch in it still comes after all launches before it: its blocks wait for them where the kernel has its
+    `kernel.wait_dependency`. What a graph of launches does not have: the blocks that run the next launch are already
+    there, so that their weights are under way while the last one ends. For CUDA.
+
+    ```mlir
+    program.func @main {
+      %x = program.input "x" : memref<4xf32>
+      %t = program.temp at 0 : memref<4xf32>
+      %y = program.output 0 : memref<4xf32>
+      program.persistent @persistent0 block 256 {
+        program.launch @relu(%x, %t) : memref<4xf32>, memref<4xf32>
+        program.barrier
+        program.launch @relu(%t, %y) : memref<4xf32>, memref<4xf32>
+      }
+    }
+    ```
+    """
+
+    name = "program.persistent"
+    sym_name = prop_def(SymbolNameConstraint())
+    block = prop_def(IntegerAttr[I64])
+    body = region_def("single_block")
+    traits = traits_def(NoTerminator())
+    assembly_format = "$sym_name `block` $block attr-dict-with-keyword $body"
+
+    def __init__(self, name: str, block: int):
+        super().__init__(
+            properties={"sym_name": StringAttr(name), "block": IntegerAttr(block, i64)}, regions=[Region(Block())]
+        )
+
+    @property
+    def launches(self) -> tuple[LaunchOp, ...]:
+        """Its launches, in order."""
+        return tuple(op for op in self.body.block.ops if isinstance(op, LaunchOp))
+
+    def verify_(self) -> None:
+        others = [op.name for op in self.body.block.ops if not isinstance(op, LaunchOp | BarrierOp)]
+        if others:
+            raise VerifyException(f"expected launches and barriers only, got {others[0]}")
+        if not self.launches:
+            raise VerifyException("expected at least one launch")
+        if self.block.value.data not in range(32, 1025, 32):
+            raise VerifyException(f"expected a block that is a multiple of 32 up to 1024, got {self.block.value.data}")
+
+
+@irdl_op_definition
 class ExecuteOp(IRDLOperation):
     """Runs a `cudnn.graph` on buffers: its inputs, then its outputs, then scratch memory if its plan takes any.
 
@@ -330,6 +386,7 @@ PROGRAM = Dialect(
         CheckOp,
         CheckSpanOp,
         LaunchOp,
+        PersistentOp,
         ExecuteOp,
         CopyOp,
         BarrierOp,

@@ -36,7 +36,7 @@ def run_program(
     buffers: dict[SSAValue, Array] = {}
     outputs: dict[int, Array] = {}
     status = np.zeros(1, np.int64)
-    for op in main.body.block.ops:
+    for op in main.flat:  # the launches of a persistent kernel are in order too
         match op:
             case program.InputOp():
                 buffers[op.memref] = inputs[op.input_name.data].reshape(-1).copy()

@@ -5,6 +5,7 @@ from xdsl.passes import ModulePass
 from hamkaas.passes.cudnn_assign_plans import CudnnAssignPlansPass
 from hamkaas.passes.cudnn_dedup import CudnnDedupPass
 from hamkaas.passes.cudnn_outline import CudnnOutlinePass
+from hamkaas.passes.hamkaas_assign_shapes import HamkaasAssignShapesPass
 from hamkaas.passes.hamkaas_convert_activations import HamkaasConvertActivationsPass
 from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
@@ -17,6 +18,7 @@ from hamkaas.passes.program_insert_barriers import ProgramInsertBarriersPass
 from hamkaas.passes.program_overlap_launches import ProgramOverlapLaunchesPass
 from hamkaas.passes.program_plan_memory import ProgramPlanMemoryPass
 from hamkaas.passes.program_schedule import ProgramSchedulePass
+from hamkaas.passes.program_to_persistent import ProgramToPersistentPass
 from hamkaas.passes.verify_dominance import VerifyDominancePass
 
 ALL_PASSES: tuple[type[ModulePass], ...] = (
@@ -31,10 +33,12 @@ ALL_PASSES: tuple[type[ModulePass], ...] = (
     HamkaasOutlineGroupsPass,
     HamkaasMergeGroupsPass,
     HamkaasDedupGroupsPass,
+    HamkaasAssignShapesPass,
     HamkaasToKernelPass,
     ProgramSchedulePass,
     ProgramPlanMemoryPass,
     ProgramInsertBarriersPass,
     ProgramOverlapLaunchesPass,
+    ProgramToPersistentPass,
 )
 """In the order in which a compile runs them."""

@@ -14,7 +14,8 @@ from hamkaas.dialects import cudnn
 class CudnnAssignPlansPass(ModulePass):
     """Give each graph the name and the workspace of the plan that was chosen for it, so that memory can be planned.
 
-    Only a device can choose (`hamkaas.tune`); what it chose is an option here, so that a run can be repeated without.
+    Only a device can choose (`hamkaas.tune.cudnn`); what it chose is an option here, so that a run can be repeated
+    without.
 
     ```
     cudnn.graph @c0(...) {io = f32, ...}   ->   cudnn.graph @c0(...) {io = f32, ..., plan = "eng7_k24=21",

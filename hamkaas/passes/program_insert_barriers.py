@@ -72,7 +72,7 @@ def _range(op: program.TempOp) -> tuple[int, int]:
 def _insert(function: program.FuncOp, written_args: Mapping[str, AbstractSet[int]]) -> None:
     """Inserts the barriers of a program, where each kernel and graph writes these of its arguments."""
     read, written = _Touched(), _Touched()
-    for op in list(function.body.block.ops):
+    for op in list(function.flat):
         if isinstance(op, program.BarrierOp):
             read, written = _Touched(), _Touched()
             continue

@@ -76,7 +76,7 @@ class _Arena:
 
 
 def _plan(function: program.FuncOp) -> None:
-    ops = list(function.body.block.ops)
+    ops = list(function.flat)
     last: dict[program.TempOp, int] = {}
     for number, op in enumerate(ops):
         for temp in _temporaries(op):

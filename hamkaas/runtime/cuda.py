@@ -9,17 +9,30 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from hamkaas.artifact import ALIGNMENT, Artifact, BufferRef, Copy, Execute, Launch, Program, Space, TensorSpec
+from hamkaas.artifact import (
+    ALIGNMENT,
+    Artifact,
+    BufferRef,
+    Copy,
+    Execute,
+    Kernel,
+    Launch,
+    Persistent,
+    Program,
+    Space,
+    TensorSpec,
+)
 from hamkaas.errors import InputError, RuntimeFault
 from hamkaas.runtime.arrays import device_of
+from hamkaas.runtime.cuda_persistent import LoadedPersistent
 from hamkaas.runtime.cudnn import Device, LoadedPlan
-from hamkaas.runtime.device_array import DeviceArray, device_pointer, driver
+from hamkaas.runtime.device_array import DeviceArray, check, device_pointer, driver, text_of
 from hamkaas.runtime.nvrtc import compile_cubin
 
 UPLOAD_CHUNK = 32 << 20
@@ -35,20 +48,6 @@ RUNS_TOGETHER = 8
 """Runs in a row that are one graph: between two graphs the device does nothing for some microseconds."""
 
 DEFAULT_ARCH = "sm_90"
-
-
-def check(result: tuple[Any, ...]) -> Any:
-    """The values behind a driver's return code. Raises `RuntimeFault` with the driver's own words if it failed."""
-    code, *values = result
-    if code != driver.CUresult.CUDA_SUCCESS:
-        name, text = (driver.cuGetErrorName(code)[1], driver.cuGetErrorString(code)[1])
-        raise RuntimeFault(f"CUDA: {_text(name)}: {_text(text)}")
-    return values[0] if len(values) == 1 else tuple(values)
-
-
-def _text(value: Any) -> str:
-    """What the driver says. It ends at the first NUL: behind it is the rest of a buffer."""
-    return value.partition(b"\0")[0].decode() if isinstance(value, bytes) else str(value)
 
 
 @cache
@@ -83,20 +82,25 @@ class Gpu:
 
     context: Any
     name: str
+    """See `gpu_name`."""
+
+
+def gpu_name() -> str:
     """Tells apart GPUs that do not run the same code at the same speed: 'NVIDIA H100 80GB HBM3, sm_90, 132 SMs'."""
+    device = check(driver.cuDeviceGet(0))
+    kind = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+    name = text_of(check(driver.cuDeviceGetName(128, device)))
+    return f"{name}, {default_arch()}, {check(driver.cuDeviceGetAttribute(kind, device))} SMs"
 
 
 @contextmanager
 def first_gpu() -> Generator[Gpu]:
     """The first GPU, with its primary context held and current. Raises `RuntimeFault` if the driver refuses."""
     device = check(driver.cuDeviceGet(0))
-    kind = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
-    name = _text(check(driver.cuDeviceGetName(128, device)))
-    name = f"{name}, {default_arch()}, {check(driver.cuDeviceGetAttribute(kind, device))} SMs"
     context = check(driver.cuDevicePrimaryCtxRetain(device))
     try:
         check(driver.cuCtxSetCurrent(context))
-        yield Gpu(context, name)
+        yield Gpu(context, gpu_name())
     finally:
         check(driver.cuDevicePrimaryCtxRelease(device))
 
@@ -131,11 +135,13 @@ class CudaRuntime:
     def __init__(
         self,
         artifact: Artifact,
-        weights: Iterable[np.ndarray[Any, Any]],
+        weights: Iterable[np.ndarray[Any, Any]] | None,
         *,
         progress: Callable[[str], None] | None = None,
     ):
         """Compiles the code (or takes it from the cache), uploads the weights and zeroes the states.
+
+        Without weights they are zeros: whoever wants to know only how long something takes need not upload any.
 
         Raises `RuntimeFault` if the driver refuses, for want of memory say; what was taken until then is freed.
         """
@@ -152,8 +158,12 @@ class CudaRuntime:
             self._load_kernels(stack, say)
             self._load_plans(stack, gpu.name)
             self._allocate(stack)
-            say(f"uploading {sum(spec.nbytes for spec in artifact.weights):,} bytes of weights")
-            self._upload(weights)
+            self._load_persistent(stack)
+            if weights is not None:
+                say(f"uploading {sum(spec.nbytes for spec in artifact.weights):,} bytes of weights")
+                self._upload(weights)
+            else:
+                check(driver.cuMemsetD8Async(self._weights, 0, max(self._weight_bytes, 1), self._stream))
             self.reset()
             stack.callback(self._drop_graphs)
             self._resources = stack.pop_all()
@@ -162,14 +172,22 @@ class CudaRuntime:
 
     def _load_kernels(self, stack: ExitStack, say: Callable[[str], None]) -> None:
         self._functions: dict[str, Any] = {}
-        if not self._artifact.kernels:
-            return
-        cubin = compile_cubin(self._artifact.source, self._artifact.arch, progress=say)
-        image = ctypes.create_string_buffer(cubin.image)
+        if self._artifact.kernels:
+            cubin = compile_cubin(self._artifact.source, self._artifact.arch, progress=say)
+            self._load_module(stack, self._artifact.kernels, cubin.image)
+
+    def _load_module(self, stack: ExitStack, kernels: Sequence[Kernel], cubin: bytes) -> None:
+        image = ctypes.create_string_buffer(cubin)
         module = check(driver.cuModuleLoadData(ctypes.addressof(image)))
         stack.callback(lambda: check(driver.cuModuleUnload(module)))
-        for kernel in self._artifact.kernels:
+        for kernel in kernels:
             self._functions[kernel.name] = check(driver.cuModuleGetFunction(module, kernel.name.encode()))
+
+    def load(self, kernels: Sequence[Kernel], cubin: bytes) -> None:
+        """Makes more kernels known, which programs that are added may launch."""
+        with self._lock:
+            check(driver.cuCtxSetCurrent(self._context))
+            self._load_module(self._resources, kernels, cubin)
 
     def _load_plans(self, stack: ExitStack, gpu: str) -> None:
         """Makes the plans of cuDNN ready and runs each once: some cannot be captured before that."""
@@ -206,24 +224,46 @@ class CudaRuntime:
 
     def _allocate(self, stack: ExitStack) -> None:
         artifact = self._artifact
-        self._weight_offsets, weight_bytes = _offsets(artifact.weights)
+        self._weight_offsets, self._weight_bytes = _offsets(artifact.weights)
         self._state_offsets, self._state_bytes = _offsets(artifact.states)
-        self._weights = self._device_memory(stack, weight_bytes)
+        self._weights = self._device_memory(stack, self._weight_bytes)
         self._states = self._device_memory(stack, self._state_bytes)
         self._arena = self._device_memory(stack, artifact.arena_bytes)
         self._status = self._device_memory(stack, 8)
-        self._staging: list[_Staging] = []
-        for program in artifact.programs:
-            tensors = [*program.inputs, *program.outputs, TensorSpec("status", "int64", (1,))]
-            offsets, size = _offsets(tensors)
-            pinned, view = self._pinned_memory(stack, size)
-            arrays = [
-                view[offset : offset + spec.nbytes].view(spec.numpy_dtype).reshape(spec.shape)
-                for offset, spec in zip(offsets, tensors, strict=True)
-            ]
-            self._staging.append(
-                _Staging(self._device_memory(stack, size), pinned, offsets, arrays, len(program.inputs))
-            )
+        self._staging = [self._stage(stack, program) for program in artifact.programs]
+
+    def _stage(self, stack: ExitStack, program: Program) -> "_Staging":
+        """Memory for the inputs and outputs of a program, and the status."""
+        tensors = [*program.inputs, *program.outputs, TensorSpec("status", "int64", (1,))]
+        offsets, size = _offsets(tensors)
+        pinned, view = self._pinned_memory(stack, size)
+        arrays = [
+            view[offset : offset + spec.nbytes].view(spec.numpy_dtype).reshape(spec.shape)
+            for offset, spec in zip(offsets, tensors, strict=True)
+        ]
+        return _Staging(self._device_memory(stack, size), pinned, offsets, arrays, len(program.inputs))
+
+    def add(self, program: Program) -> int:
+        """Makes another program over the same kernels, weights and states ready to run; gives its number."""
+        with self._lock:
+            check(driver.cuCtxSetCurrent(self._context))
+            self._staging.append(self._stage(self._resources, program))
+            self._artifact = replace(self._artifact, programs=(*self._artifact.programs, program))
+            return len(self._staging) - 1
+
+    def _load_persistent(self, stack: ExitStack) -> None:
+        """Fills the tables of the persistent kernels, by their names."""
+        self._persistent: dict[str, LoadedPersistent] = {}
+        for program, staging in zip(self._artifact.programs, self._staging, strict=True):
+            inputs = [staging.device_input(number) for number in range(len(program.inputs))]
+            for step in program.steps:
+                if isinstance(step, Persistent):
+                    self._persistent[step.kernel] = LoadedPersistent(
+                        step,
+                        self._functions[step.kernel],
+                        lambda size: self._device_memory(stack, size),
+                        lambda ref, staging=staging, inputs=inputs: self._address(ref, staging, inputs),
+                    )
 
     def _upload(self, weights: Iterable[np.ndarray[Any, Any]]) -> None:
         """Copies weights through two pinned pieces in turn, so that reading a file and uploading overlap."""
@@ -284,11 +324,16 @@ class CudaRuntime:
     def _enqueue(self, number: int, external: tuple[int | None, ...], is_first: bool, is_last: bool) -> None:
         """Puts one run of a program into the stream."""
         program, staging = self._artifact.programs[number], self._staging[number]
-        inputs = [staging.device_input(i) if pointer is None else pointer for i, pointer in enumerate(external)]
+        # the buffers of a persistent kernel stay the same: what the caller has elsewhere comes to where it expects it
+        stays = any(isinstance(step, Persistent) for step in program.steps)
+        places = [None] * len(external) if stays else external
+        inputs = [staging.device_input(i) if place is None else place for i, place in enumerate(places)]
         for i, (spec, pointer) in enumerate(zip(program.inputs, external, strict=True)):
             if pointer is None and is_first:
                 source = staging.pinned_input(i)
                 check(driver.cuMemcpyHtoDAsync(inputs[i], source, spec.nbytes, self._stream))
+            elif pointer is not None and stays:
+                check(driver.cuMemcpyDtoDAsync(inputs[i], pointer, spec.nbytes, self._stream))
         for step in program.steps:
             if isinstance(step, Copy) and step.target.space is Space.OUTPUT and not is_last:
                 continue  # nobody reads it
@@ -298,6 +343,8 @@ class CudaRuntime:
             elif isinstance(step, Execute):
                 workspace = 0 if step.workspace is None else self._address(step.workspace, staging, inputs)
                 self._plans[step.plan].execute([self._address(ref, staging, inputs) for ref in step.args], workspace)
+            elif isinstance(step, Persistent):
+                self._persistent[step.kernel].launch(self._stream)
             else:
                 self._launch(step, [self._address(ref, staging, inputs) for ref in step.args])
         if not is_last:

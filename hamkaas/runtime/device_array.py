@@ -15,6 +15,20 @@ _TYPE_STRINGS = {"float32": "<f4", "float16": "<f2", "int64": "<i8", "int8": "|i
 """How `__cuda_array_interface__` spells element types; it has no bfloat16."""
 
 
+def check(result: tuple[Any, ...]) -> Any:
+    """The values behind a driver's return code. Raises `RuntimeFault` with the driver's own words if it failed."""
+    code, *values = result
+    if code != driver.CUresult.CUDA_SUCCESS:
+        name, text = (driver.cuGetErrorName(code)[1], driver.cuGetErrorString(code)[1])
+        raise RuntimeFault(f"CUDA: {text_of(name)}: {text_of(text)}")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def text_of(value: Any) -> str:
+    """What the driver calls a name, as text."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 def device_pointer(array: Any, stream: int) -> int:
     """Where a CUDA array of another library starts, once what its library has enqueued is ordered before `stream`.
 

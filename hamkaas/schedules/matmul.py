@@ -25,6 +25,7 @@ from hamkaas.schedules.index import Index, Lane, Var
 from hamkaas.schedules.lowering import Lowering
 from hamkaas.schedules.staged import CHUNK, Staged
 from hamkaas.schedules.team import WARP, Span, Team
+from hamkaas.schedules.vector_shape import STAGED_TO, VectorShape, vector_shape
 
 CPU_BLOCKS = 16
 """Blocks of a product on the CPU: enough for the workers to share evenly, and each a long run through memory."""
@@ -43,18 +44,6 @@ CPU_AXPY_ROWS, CPU_AXPY_VECTORS = 4, 2
 
 CUDA_THREADS = 256
 """Threads of a block of all CUDA products."""
-
-IN_FLIGHT = 64
-"""Products with one row: registers of a thread that hold what is on its way from the matrix."""
-
-STAGED_FROM, STAGED_TO = 1024, 11 * 1024
-"""Sizes of a vector that is staged: worth it from the one; up to the other it fits a block's 48 KB, with some sums."""
-
-STAGED_BLOCKS = 128
-"""Blocks that a kernel must have for a vector to be staged: about one for each multiprocessor."""
-
-STAGED_IN_FLIGHT = 32
-"""`IN_FLIGHT` where a vector is staged: so few that a multiprocessor holds more blocks, of which some load."""
 
 STAGE_IN_FLIGHT = 4
 """Vectors that a thread has in flight while the block stages its vector."""
@@ -325,46 +314,13 @@ def _cpu_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
 # CUDA
 
 
-@dataclass(frozen=True)
-class VectorShape:
-    """How a product with one row is shared out."""
-
-    block: int
-    """Threads of a block; the same in all parts of a kernel."""
-    team: int
-    """Threads that share a loop: a warp, or all of the block."""
-    columns: int
-    """Outputs of each product that a team computes."""
-    staged: bool = False
-    """Whether the block keeps the vector in its memory, where that is possible.
-
-    Then a thread takes 16 bytes of the matrix at a time, whatever their type; else 4 elements, as many as 16 bytes of
-    the vector have: neighbours must read neighbours, which counts for more than wide loads of the matrix.
-    """
-    in_flight: int = IN_FLIGHT
-    """Registers of a thread for what is on its way from the matrix."""
-
-
-def vector_shape(n: int, total: int, size: int = 4, products: int = 1) -> VectorShape:
-    """The shape for `products` products [n] x [n, k], in a kernel with this many columns in all of its products.
-
-    `size` is the number of bytes of an element of the matrix; the block does not depend on it.
-
-    A whole block works on two columns at a time, so that all of its loads are in flight at once. Measured on an H200
-    over blocks of 128 and 256, teams of a warp and of a block, and 1, 2 and 4 columns: see docs/performance.md.
-
-    With bytes, arithmetic counts: the vector is staged, and each warp takes two rows, where that is enough blocks.
-    """
-    threads = 128 if min(n, total) <= 512 else 256
-    warps = threads // WARP
-    if size > 1 or n % 16 or not STAGED_FROM <= n <= STAGED_TO or total < 2 * warps * STAGED_BLOCKS:
-        return VectorShape(threads, threads, 2)
-    return VectorShape(threads, WARP, max(1, 2 // products), staged=True, in_flight=STAGED_IN_FLIGHT)
-
-
-def _columns(lowering: Lowering) -> int:
-    """Columns of all products of the kernel, in all its parts: these share one size of block."""
-    return sum(shape_of(op.result)[-1] for op in lowering.group.body.block.ops if isinstance(op, hamkaas.MatmulOp))
+def _vector_shape(lowering: Lowering, product: Product) -> VectorShape:
+    """How a product with one row is shared out: as the group says, or by the rule."""
+    if (given := lowering.group.vector_shape) is not None:
+        return VectorShape.parse(given)
+    ops = lowering.group.body.block.ops  # of all parts of the kernel: these share one size of block
+    total = sum(shape_of(op.result)[-1] for op in ops if isinstance(op, hamkaas.MatmulOp))
+    return vector_shape(product.n, total, _element_bytes(lowering, product), len(product.ops))
 
 
 def _element_bytes(lowering: Lowering, product: Product) -> int:
@@ -383,7 +339,7 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     """One row: each team of threads takes a few columns and runs along k with wide loads, many in flight."""
     b, e = lowering.builder, lowering.elements
     size = _element_bytes(lowering, product)
-    shape = vector_shape(product.n, _columns(lowering), size, len(product.ops))
+    shape = _vector_shape(lowering, product)
     # lanes that share a factor leave it to the end of their sum
     wide = gcd(16 // size, product.n, *(e.alike(op.rhs) for op in product.ops))
     stages = shape.staged and product.n <= STAGED_TO and wide % CHUNK == 0 and wide * size >= 8
@@ -521,7 +477,7 @@ class _Ends:
 def _cuda_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
     """One row: a warp's threads are neighbouring columns; the block's warps take a share of k and add up."""
     b, e = lowering.builder, lowering.elements
-    threads = vector_shape(product.n, _columns(lowering)).block
+    threads = _vector_shape(lowering, product).block
     warps, columns = threads // WARP, WARP * _pairs(lowering)
     per_thread = columns // WARP
     grid = -(-product.k // columns)

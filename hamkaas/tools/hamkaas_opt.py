@@ -27,13 +27,13 @@ from xdsl.transforms import get_all_passes
 from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
 from xdsl.utils.exceptions import ArgSpecParseError, DiagnosticException, ParseError, VerifyException
 
-from hamkaas.codegen.cuda import print_cuda
+from hamkaas.codegen.cuda_module import print_cuda
 from hamkaas.codegen.llvm import print_llvm
 from hamkaas.codegen.plan import print_plan
 from hamkaas.dialects import kernel, program
 from hamkaas.errors import CompileError, HamkaasError, TargetError
 from hamkaas.passes.verify_dominance import DominanceException, verify_dominance
-from hamkaas.pipeline import DEFAULT_ARCH, LowerToPass, run_pass, run_pipeline, stages, unknown
+from hamkaas.pipeline import DEFAULT_ARCH, CudaOptions, LowerToPass, run_pass, run_pipeline, stages, unknown
 from hamkaas.remarks import collect
 from hamkaas.schedules.lowering import Target
 from hamkaas.universe import OWN_PASSES, context
@@ -340,7 +340,7 @@ def _run_chunk(text: str, first_line: int, name: str, passes: Sequence[ModulePas
 def _apply(module: ModuleOp, one: ModulePass, options: argparse.Namespace) -> None:
     show = _Show(module, options)
     if isinstance(one, LowerToPass):  # its passes are shown one by one
-        run_pipeline(context(), module, one.target, one.stage, show, arch=one.arch)
+        run_pipeline(context(), module, one.target, one.stage, show, CudaOptions(schedule=one.schedule), one.arch)
         _verify(module, lambda _, message: Diagnostic(f"after pass '{one.name}': {message}"))
         return
     run_pass(context(), module, one, verify=lambda result: _verify(result, lambda _, message: VerifyException(message)))

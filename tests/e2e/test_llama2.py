@@ -330,6 +330,10 @@ def test_statistics_as_json(models: Path, tmp_path: Path) -> None:
             ["{model}", "-z", "{tok}", "--target", "cpu", "--cudnn", "on"],
             "argument --cudnn: expected target cuda for on",
         ),
+        (
+            ["{model}", "-z", "{tok}", "--target", "cpu", "--schedule", "persistent"],
+            "argument --schedule: expected target cuda for persistent, got cpu",
+        ),
         (["{models}", "-z", "{tok}"], "config.json: cannot be read: No such file or directory"),
         (["{model}", "hot", "256", "Once"], "argument TEMPERATURE: expected float, got 'hot'"),
         (["{model}", "0", "256", "Once", "more"], "expected MODEL TEMPERATURE STEPS PROMPT, got 5 arguments"),

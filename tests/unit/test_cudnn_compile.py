@@ -57,7 +57,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "default_arch", lambda: "sm_90")
     monkeypatch.setattr(cuda, "CudaRuntime", Runtime)
     monkeypatch.setattr(cudnn_planner, "Planner", Planner)
-    monkeypatch.setattr(hk.tune, "own_microseconds", lambda graph, arch, device: 6.0)
+    monkeypatch.setattr(hk.api, "own_microseconds", lambda graph, arch, device: 6.0)
     Planner.opened = Planner.closed = 0
     Planner.asked = []
 
@@ -79,7 +79,7 @@ def test_what_the_device_takes_goes_to_cudnn(choice: Any) -> None:
 
 
 def test_faster_kernels_of_our_own_win_but_not_if_cudnn_is_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hk.tune, "own_microseconds", lambda graph, arch, device: 4.0)
+    monkeypatch.setattr(hk.api, "own_microseconds", lambda graph, arch, device: 4.0)
     assert compiled(cudnn="auto").artifact.plans == ()
     assert len(compiled(cudnn=True).artifact.plans) == 8
 

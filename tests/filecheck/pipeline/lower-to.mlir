@@ -5,6 +5,8 @@
 // RUN: hamkaas-opt %s -p 'lower-to{stage=kernels target=cuda}' | hamkaas-opt -p 'lower-to{target=cuda}' | filecheck %s --check-prefix=PROGRAM
 // RUN: hamkaas-opt %s -p 'lower-to{stage=partitioned}' | hamkaas-opt -p 'lower-to{target=cuda}' | filecheck %s --check-prefix=PROGRAM
 // RUN: hamkaas-opt %s -p 'lower-to{target=cuda arch=sm_80}' | filecheck %s --check-prefix=OLD
+// RUN: hamkaas-opt %s -p 'lower-to{target=cuda schedule=persistent}' --remarks 2>&1 | filecheck %s --check-prefix=PERSISTENT
+// RUN: hamkaas-opt %s -p 'lower-to{target=cuda arch=sm_80 schedule=persistent}' --remarks 2>&1 | filecheck %s --check-prefix=OLD
 // RUN: not hamkaas-opt %s -p 'lower-to{stage=kernel}' 2>&1 | filecheck %s --check-prefix=UNKNOWN
 // RUN: hamkaas-opt %s -t plan | filecheck %s --check-prefix=PLAN
 
@@ -22,7 +24,9 @@
 // PROGRAM-NEXT: program.launch @g0(%a, %b)
 // What came with sm_90 is left out for older architectures.
 // OLD-NOT: kernel.wait_dependency
+// OLD-NOT: program-to-persistent
 // OLD: program.func @main
+// PERSISTENT: remark: program-to-persistent: @main: program.launch @g0: expected a run of at least 8 launches, got 2
 // UNKNOWN: error: unknown stage 'kernel', did you mean 'kernels'? (expected one of graph, partitioned, kernels, program)
 // PLAN: program main: 2 launches of 1 kernels
 // PLAN: input x: float32 [4, 4]

@@ -5,11 +5,8 @@ which others may look different for it, until it takes all that are left. Equal 
 was decided is on disk (`runtime.cudnn_plans`).
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +21,7 @@ from hamkaas.frontend import ConstantTensor, InputTensor, Tensor, build_module
 from hamkaas.pipeline import CudnnOptions, run_pipeline
 from hamkaas.remarks import remark
 from hamkaas.runtime.cache import CacheKey, DiskCache
+from hamkaas.tune.digest import compiler_digest
 from hamkaas.universe import context
 from hamkaas.weights import bind_weights
 
@@ -104,21 +102,12 @@ def own_microseconds(spec: CudnnGraph, arch: str, device: str) -> float:
     `arch` and `device` tell GPUs apart.
     """
     disk = DiskCache(knobs.cache_dir())
-    key = CacheKey.of("kernel-time", graph=spec.fingerprint, compiler=_compiler_digest(), device=device)
+    key = CacheKey.of("kernel-time", graph=spec.fingerprint, compiler=compiler_digest(), device=device)
     if (known := disk.get(key)) is not None:
         return float(known)
     microseconds = _measure(spec, arch)
     disk.put(key, str(microseconds).encode(), f"{spec.label}: {microseconds:.1f} us with our own kernels")
     return microseconds
-
-
-@cache
-def _compiler_digest() -> str:
-    """Changes with every change of the compiler's code."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _measure(spec: CudnnGraph, arch: str) -> float:

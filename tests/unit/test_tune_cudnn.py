@@ -10,7 +10,6 @@ from cudnn_cases import Prefill, llama2_specs, product_graphs
 from graphs import Case, assert_close
 from hypothesis import HealthCheck, given, settings
 
-from hamkaas import tune
 from hamkaas.artifact import CudnnGraph, CudnnPlan, Execute, Launch, Space
 from hamkaas.codegen.cudnn import build_graph
 from hamkaas.codegen.plan import print_plan
@@ -20,9 +19,10 @@ from hamkaas.frontend import build_module
 from hamkaas.interpreters.hamkaas import run_function
 from hamkaas.partition.policy import PolicyName
 from hamkaas.passes.cudnn_outline import CudnnOutlinePass
-from hamkaas.pipeline import CudnnOptions, run_pipeline
+from hamkaas.pipeline import CudaOptions, CudnnOptions, run_pipeline
 from hamkaas.remarks import collect
 from hamkaas.runtime.cudnn_reference import error, evaluate, random_inputs, tolerance
+from hamkaas.tune import cudnn as tune
 from hamkaas.universe import context
 
 
@@ -53,7 +53,7 @@ def test_all_graphs_that_have_plans_are_taken() -> None:
     choice = tune.choose(prefill.built.module, CudnnOptions(), decide, None)
     assert {plan.graph for plan in choice.plans} == set(asked) == set(llama2_specs())
     assert choice.options.refused == ()
-    artifact = compile_artifact(prefill.built, "cuda", "sm_90", choice.options, choice.plans)
+    artifact = compile_artifact(prefill.built, "cuda", "sm_90", CudaOptions(choice.options), choice.plans)
     steps = artifact.programs[0].steps
     executions = [step for step in steps if isinstance(step, Execute)]
     assert len(executions) == 20
@@ -67,7 +67,7 @@ def test_all_graphs_that_have_plans_are_taken() -> None:
     behind = [now for before, now in pairwise(steps) if isinstance(before, Execute)]
     assert not any(step.overlap for step in behind if isinstance(step, Launch))
     module = prefill.built.module.clone()
-    run_pipeline(context(), module, "cuda", cudnn=choice.options)
+    run_pipeline(context(), module, "cuda", options=CudaOptions(choice.options))
     assert "20 executions of 8 cuDNN graphs" in print_plan(module)
 
 
@@ -79,7 +79,7 @@ def test_what_has_no_plan_goes_to_our_kernels(kind: str) -> None:
     assert {plan.graph for plan in choice.plans} <= set(asked)
     assert not any(has(kind)(plan.graph) for plan in choice.plans)
     assert set(choice.options.refused) == {graph.fingerprint for graph in asked if has(kind)(graph)}
-    artifact = compile_artifact(prefill.built, "cuda", "sm_90", choice.options, choice.plans)
+    artifact = compile_artifact(prefill.built, "cuda", "sm_90", CudaOptions(choice.options), choice.plans)
     labels = " ".join(step.label for step in artifact.programs[0].steps if isinstance(step, Launch))
     assert {"sdpa": "attention", "rmsnorm": "rms_norm", "silu": "silu"}[kind] in labels
 
@@ -88,7 +88,7 @@ def test_nothing_is_left_where_nothing_is_taken() -> None:
     prefill = Prefill(1)
     choice = tune.choose(prefill.built.module, CudnnOptions(), device(lambda graph: False)[0], None)
     assert choice.plans == ()
-    assert compile_artifact(prefill.built, "cuda", "sm_90", choice.options, ()) == compile_artifact(
+    assert compile_artifact(prefill.built, "cuda", "sm_90", CudaOptions(choice.options), ()) == compile_artifact(
         prefill.built, "cuda", "sm_90"
     )
 

@@ -1,0 +1,83 @@
+"""What only a device can tell: whether launches are faster as nodes of a graph or as steps of a persistent kernel.
+
+Both are compiled, and the programs in which they differ are timed. What was decided is on disk.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from xdsl.dialects import func
+from xdsl.dialects.builtin import ModuleOp
+
+from hamkaas import knobs
+from hamkaas.artifact import Artifact, Execute, Persistent, Schedule
+from hamkaas.codegen.plan import spec_of
+from hamkaas.dialects import hamkaas
+from hamkaas.passes.program_to_persistent import ProgramToPersistentPass
+from hamkaas.pipeline import CudaOptions
+from hamkaas.remarks import remark
+from hamkaas.runtime.cache import CacheKey, DiskCache
+from hamkaas.tune.digest import compiler_digest
+from hamkaas.tune.timing import generate, seconds_of_run
+
+MOST_BYTES = 4 << 30
+"""Bytes of weights beyond which reading them takes so long that waiting between launches is of no account."""
+
+
+def choose_schedule(
+    module: ModuleOp, arch: str, options: CudaOptions, progress: Callable[[str], None] | None = None
+) -> Schedule:
+    """The faster schedule for a module at the stage 'partitioned' on the first GPU, with these options else.
+
+    They are measured once for each module, device and version of the compiler. Leaves the module as it is.
+    """
+    from hamkaas.runtime.cuda import gpu_name  # only code that runs on a device may import its runtime
+
+    if not _may_gain(module):
+        return "graph"
+    disk = DiskCache(knobs.cache_dir())
+    key = CacheKey.of(
+        "schedule", module=str(module), options=repr(options), compiler=compiler_digest(), device=gpu_name()
+    )
+    if (known := disk.get(key)) is not None:
+        return "persistent" if known == b"persistent" else "graph"
+    persistent = generate(module.clone(), arch, replace(options, schedule="persistent"))
+    numbers = [
+        number
+        for number, program in enumerate(persistent.programs)
+        if any(isinstance(step, Persistent) for step in program.steps)
+        and not any(isinstance(step, Execute) for step in program.steps)
+    ]
+    if not numbers:
+        return "graph"
+    if progress is not None:
+        progress("timing a persistent kernel against a graph")
+    graph = generate(module.clone(), arch, replace(options, schedule="graph"))
+    of_graph, of_persistent = (_seconds(one, numbers) for one in (graph, persistent))
+    chosen: Schedule = "persistent" if of_persistent < of_graph else "graph"
+    times = f"{of_persistent * 1e6:.1f} us as a persistent kernel, {of_graph * 1e6:.1f} us as a graph"
+    remark("schedule", ", ".join(persistent.programs[number].name for number in numbers), times)
+    disk.put(key, chosen.encode(), times)
+    return chosen
+
+
+def _may_gain(module: ModuleOp) -> bool:
+    """Whether a function has enough launches, and not too much to read."""
+    weights = [op.type for op in module.body.block.ops if isinstance(op, hamkaas.WeightOp)]
+    functions = [op for op in module.body.block.ops if isinstance(op, func.FuncOp)]
+    most = max(sum(isinstance(op, hamkaas.ExecuteOp) for op in function.walk()) for function in functions)
+    return (
+        most >= ProgramToPersistentPass.min_launches and sum(spec_of("", type).nbytes for type in weights) <= MOST_BYTES
+    )
+
+
+def _seconds(artifact: Artifact, numbers: list[int]) -> float:
+    """Seconds of a run of each of these programs, together."""
+    from hamkaas.runtime.cuda import CudaRuntime
+
+    programs = tuple(artifact.programs[number] for number in numbers)
+    runtime = CudaRuntime(replace(artifact, programs=programs, plans=()), None)
+    try:
+        return sum(seconds_of_run(runtime, number) for number in range(len(programs)))
+    finally:
+        runtime.close()
