@@ -25,8 +25,8 @@ def check(result: tuple[Any, ...]) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """What the driver calls a name, as text."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    """What the driver calls a name, as text. It ends at the first NUL: behind it is the rest of a buffer."""
+    return value.partition(b"\0")[0].decode() if isinstance(value, bytes) else str(value)
 
 
 def device_pointer(array: Any, stream: int) -> int:
