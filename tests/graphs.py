@@ -179,6 +179,8 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
             yield f"complex-{label}", lambda s=shape, r=right: _complex(s, r)
     for m, n, k in product((1, 2, 5, 70), (1, 8, 17, 100), (1, 3, 8, 33, 66)):
         yield f"matmul-{m}x{n}x{k}", lambda m=m, n=n, k=k: _matmul(m, n, k)
+    for m, k in ((2, 3), (3, 4), (5, 6), (6, 3), (70, 9)):
+        yield f"turned-{m}x{k}", lambda m=m, k=k: _turned(m, k)
     for n, k in product((1, 8, 17, 100, 1024), (1, 3, 8, 33, 66, 300)):
         yield f"matvec-{n}x{k}", lambda n=n, k=k: _matvec(n, k)
     for m, n, k in ((1, 5, 3), (3, 8, 8), (65, 17, 66)):
@@ -265,6 +267,13 @@ def _matmul(m: int, n: int, k: int) -> Case:
     plain = x @ maker.real(n, k)
     transposed = (x @ maker.real(k, n).permute(1, 0)).relu()
     return maker.case(plain, transposed, plain.permute(1, 0) * 2)
+
+
+def _turned(m: int, k: int) -> Case:
+    """Views behind a product that mix its axes."""
+    maker = Maker(8)
+    product_ = (maker.real(m, 5) @ maker.real(k, 5).permute(1, 0)) * 0.3
+    return maker.case(product_.permute(1, 0).reshape(m, k), product_.reshape(k, m).permute(1, 0))
 
 
 def _matvec(n: int, k: int) -> Case:

@@ -5,6 +5,7 @@ elements) for as long as that block is open, so that the same question asked twi
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from math import isfinite
 
 from xdsl.dialects import arith, math, scf, vector
 from xdsl.dialects.builtin import (
@@ -114,6 +115,8 @@ class Builder:
         """A constant of type f32, or of a vector of them."""
         if width == 1:
             return self._constant(FloatAttr(value, f32))
+        if not isfinite(value):  # as text, xDSL takes the bits of one in a vector for a number
+            return self.splat(self.real(value), width)
         return self._constant(DenseIntOrFPElementsAttr.from_list(VectorType(f32, [width]), [value]))
 
     def index(self, index: Index) -> SSAValue:

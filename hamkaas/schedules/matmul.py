@@ -556,10 +556,14 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> tupl
                 value = b.select(inside, value, b.real(0.0))
             b.store(value, into, b.index(n * stride + x))
 
-    def within(first: Index, size: int) -> Index:
-        """The same index, known to lie in the axis: what is stored is, and views are simpler where that is known."""
-        step = gcd(micro, size)
-        return first if size % tile == 0 else b.var(b.index(first // step), -(-size // step), "first") * step
+    def places_of(first: Index, size: int) -> list[Index]:
+        """The outputs of a thread along an axis, known to lie in it: what is stored does."""
+        unit = gcd(micro, size)
+        count = min(micro, size)
+        if size % tile == 0:
+            return [first + number for number in range(count)]
+        starts = [b.var(b.index((first + n) // unit), -(-size // unit), "first") * unit for n in range(0, count, unit)]
+        return [starts[number // unit] + number % unit for number in range(count)]
 
     def load_left(n: Index, x: Index) -> SSAValue:
         return e.at(product.lhs, product.lhs_at(batch, clamped(i0 + x, product.m, product.m % tile == 0), n))
@@ -589,10 +593,9 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> tupl
 
     zeros = [b.real(0.0)] * (micro * micro * len(product.ops))
     sums = b.loop(b.number(0), b.number(-(-product.n // depth)), 1, zeros, step, "stage")
-    corners = [(i, j) for i in range(micro) for j in range(micro) if j < product.k]
-    first_i, unit = within(i0 + mine_i, product.m), gcd(micro, product.k)
-    starts = {j: within(j0 + mine_j + j, product.k) for j in range(0, min(micro, product.k), unit)}
-    places = [product.result_at(batch, first_i + i, starts[j // unit * unit] + j % unit) for i, j in corners]
+    rows, columns = places_of(i0 + mine_i, product.m), places_of(j0 + mine_j, product.k)
+    corners = [(i, j) for i in range(len(rows)) for j in range(len(columns))]
+    places = [product.result_at(batch, rows[i], columns[j]) for i, j in corners]
     kept = [sums[(o * micro + i) * micro + j] for o in range(len(product.ops)) for i, j in corners]
     _keep(lowering, product, places, kept)
     for (i, j), place in zip(corners, places, strict=True):
