@@ -9,8 +9,9 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
 from hamkaas import knobs
-from hamkaas.artifact import Artifact, CudnnGraph, CudnnPlan, InputCheck, Program, SpanCheck, TensorSpec
+from hamkaas.artifact import Artifact, CudnnGraph, InputCheck, Program, SpanCheck, TensorSpec
 from hamkaas.codegen.plan import print_plan
+from hamkaas.compiled import Compiled, recall
 from hamkaas.compiler import compile_artifact, without_garbage_collection
 from hamkaas.errors import CompileError, HamkaasError, InputError, TargetError
 from hamkaas.frontend import BuiltModule, Tensor, build_module
@@ -90,9 +91,9 @@ def compile(
     named = graphs if isinstance(graphs, Mapping) else {MAIN: graphs}
     target = choose_target(target)
     with without_garbage_collection():
-        built, artifact, options = _generate(named, target, weights, activations, cudnn, schedule, progress)
-    runtime = _load(artifact, bind_weights(artifact.weights, built.weights), progress)
-    return Model(built, artifact, runtime, [isinstance(g, Tensor) for g in named.values()], options)
+        built, compiled = _generate(named, target, weights, activations, cudnn, schedule, progress)
+    runtime = _load(compiled.artifact, bind_weights(compiled.artifact.weights, built.weights), progress)
+    return Model(built, compiled, runtime, [isinstance(g, Tensor) for g in named.values()])
 
 
 def _generate(
@@ -103,8 +104,8 @@ def _generate(
     cudnn: Cudnn,
     schedule: Schedule,
     progress: Progress | None,
-) -> tuple[BuiltModule, Artifact, CudaOptions]:
-    """The module of the graphs, its code, and what was chosen for it."""
+) -> tuple[BuiltModule, Compiled]:
+    """The module of the graphs, and its code."""
     built = build_module(named)
     _check_choice("weights", weights, get_args(Precision))
     _check_choice("activations", activations, get_args(Activations))
@@ -117,14 +118,25 @@ def _generate(
             raise TargetError("cudnn=True is for target 'cuda', got target 'cpu'")
         if schedule == "persistent":
             raise TargetError(f"schedule={schedule!r} is for target 'cuda', got target 'cpu'")
-        return built, compile_artifact(built, target), RULES
+        return built, recall(built.module, {"target": target}, lambda: Compiled(compile_artifact(built, target), RULES))
+    from hamkaas.runtime.cuda import gpu_name  # see _load
+
+    tf32 = activations == "tf32"
+    asked = {"target": target, "device": gpu_name(), "cudnn": str(cudnn), "tf32": str(tf32), "schedule": schedule}
+    return built, recall(built.module, asked, lambda: _generate_cuda(built, tf32, cudnn, schedule, progress))
+
+
+def _generate_cuda(
+    built: BuiltModule, tf32: bool, cudnn: Cudnn, schedule: Schedule, progress: Progress | None
+) -> Compiled:
+    """The code of a module for the first GPU, which is asked what is best."""
     from hamkaas.runtime.cuda import default_arch  # see _load
 
     arch = default_arch()
     given = CudaOptions(schedule="graph" if schedule == "auto" else schedule)
-    plans: Sequence[CudnnPlan] = ()
-    if cudnn and (choice := _ask_cudnn(built.module, cudnn, activations == "tf32", arch, progress)) is not None:
-        given, plans = replace(given, cudnn=choice.options), choice.plans
+    choice = _ask_cudnn(built.module, cudnn, tf32, arch, progress) if cudnn else None
+    if choice is not None:
+        given = replace(given, cudnn=choice.options)
 
     def ask_device(module: ModuleOp, options: CudaOptions) -> CudaOptions:
         options = replace(options, shapes=choose_shapes(module, arch, progress))
@@ -132,8 +144,11 @@ def _generate(
             options = replace(options, schedule=choose_schedule(module, arch, options, progress))
         return options
 
-    artifact = compile_artifact(built, target, arch, given, plans, ask_device if knobs.TUNE.get() else None)
-    return built, artifact, replace(given, shapes=artifact.shapes, schedule=artifact.schedule)
+    plans = () if choice is None else choice.plans
+    artifact = compile_artifact(built, "cuda", arch, given, plans, ask_device if knobs.TUNE.get() else None)
+    had_none = choice is not None and not choice.plans and not choice.options.refused
+    chosen = replace(given, shapes=artifact.shapes, schedule=artifact.schedule)
+    return Compiled(artifact, chosen, depends_on_cudnn=bool(cudnn) and not had_none)
 
 
 def _check_choice(what: str, value: object, known: Sequence[object]) -> None:
@@ -217,15 +232,14 @@ class Model:
     def __init__(
         self,
         built: BuiltModule,
-        artifact: Artifact,
+        compiled: Compiled,
         runtime: Runtime,
         single: Sequence[bool],
-        options: CudaOptions,
     ):
         self._built = built
-        self._options = options
+        self._options = compiled.options
         self._runtime: Runtime | None = runtime
-        self.artifact = artifact
+        self.artifact = artifact = compiled.artifact
         """What was compiled, as plain data."""
         self.graphs: dict[str, Graph] = {
             program.name: Graph(self, number, program, is_single)

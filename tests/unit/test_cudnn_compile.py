@@ -1,6 +1,7 @@
 """`compile(cudnn=...)`: who is asked what, with a planner and a runtime that stand in for those of a GPU."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,11 @@ class Runtime:
 
 
 @pytest.fixture(autouse=True)
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A GPU on which everything is taken."""
+    monkeypatch.setenv("HAMKAAS_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(cuda, "driver_available", lambda: None)
+    monkeypatch.setattr(cuda, "gpu_name", lambda: "a GPU that is not there")
     monkeypatch.setattr(cuda, "default_arch", lambda: "sm_90")
     monkeypatch.setattr(cuda, "CudaRuntime", Runtime)
     monkeypatch.setattr(cudnn_planner, "Planner", Planner)
@@ -106,6 +109,13 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     with pytest.raises(TargetError, match=r"^cuDNN does not load: no such file \(pip install 'hamkaas\[cudnn\]'\)$"):
         compiled(cudnn=True)
+
+
+def test_what_cudnn_had_a_say_in_is_asked_again() -> None:
+    compiled(cudnn=True)
+    asked = len(Planner.asked)
+    compiled(cudnn=True)
+    assert len(Planner.asked) == 2 * asked
 
 
 def test_cudnn_is_demanded_for_the_cpu() -> None:

@@ -22,6 +22,7 @@ LAYERS = (
     ("universe",),
     ("compiler",),
     ("tune",),
+    ("compiled",),
     ("api",),
     ("tools", "models"),
 )
