@@ -37,18 +37,20 @@ class Shelf:
     """Memory for weights that are not used as they are in a file.
 
     They lie as the CPU likes them, so that no other copy is made: at multiples of `ALIGNMENT`, in pieces so large that
-    numpy asks for pages of 2 MB.
+    numpy asks for pages of 2 MB. A piece is no larger than all that was put before, for small models to stay small.
     """
 
     def __init__(self) -> None:
         self._free = np.empty(0, np.uint8)
+        self._size = 0
 
     def put(self, array: NDArray[Any]) -> NDArray[Any]:
         """A copy, which is read-only."""
         start = -self._free.ctypes.data % ALIGNMENT
         if start + array.nbytes > self._free.nbytes:
-            self._free = np.empty(max(SHELF_BYTES, array.nbytes) + ALIGNMENT, np.uint8)
+            self._free = np.empty(max(min(SHELF_BYTES, self._size), array.nbytes) + ALIGNMENT, np.uint8)
             start = -self._free.ctypes.data % ALIGNMENT
+        self._size += array.nbytes
         place, self._free = self._free[start : start + array.nbytes], self._free[start + array.nbytes :]
         copy = place.view(array.dtype).reshape(array.shape)
         copy[...] = array
