@@ -265,6 +265,7 @@ class Plans:
         module = prompt.module()
         with without_garbage_collection():
             started = perf_counter()
+            run_pipeline(context(), module, "cuda", until="graph")
             choice = tune.choose(module, CudnnOptions(tf32=prompt.activations == "tf32"), decide, None)
             return choice.options, perf_counter() - started, seconds
 

@@ -12,12 +12,12 @@ from hamkaas import knobs
 from hamkaas.artifact import Artifact, CudnnGraph, InputCheck, Program, SpanCheck, TensorSpec
 from hamkaas.codegen.plan import print_plan
 from hamkaas.compiled import Compiled, recall
-from hamkaas.compiler import compile_artifact, without_garbage_collection
+from hamkaas.compiler import compile_artifact, compile_module, without_garbage_collection
 from hamkaas.errors import CompileError, HamkaasError, InputError, TargetError
 from hamkaas.frontend import BuiltModule, Tensor, build_module
 from hamkaas.passes.hamkaas_convert_activations import Activations, HamkaasConvertActivationsPass
 from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass, Precision
-from hamkaas.pipeline import RULES, CudaOptions, CudnnOptions, run_pipeline
+from hamkaas.pipeline import RULES, CudaOptions, CudnnOptions, Replay, run_pipeline
 from hamkaas.remarks import remark
 from hamkaas.tune.cudnn import Choice, Decision, choose, own_microseconds
 from hamkaas.tune.schedule import choose_schedule
@@ -132,11 +132,14 @@ def _generate_cuda(
     """The code of a module for the first GPU, which is asked what is best."""
     from hamkaas.runtime.cuda import default_arch  # see _load
 
-    arch = default_arch()
-    given = CudaOptions(schedule="graph" if schedule == "auto" else schedule)
-    choice = _ask_cudnn(built.module, cudnn, tf32, arch, progress) if cudnn else None
-    if choice is not None:
-        given = replace(given, cudnn=choice.options)
+    arch, module, way = default_arch(), built.module.clone(), Replay(built.module)
+    run_pipeline(context(), module, "cuda", until="graph", arch=arch, replay=way)
+    choice = _ask_cudnn(module, cudnn, tf32, arch, progress) if cudnn else None
+    had_none = choice is not None and not choice.plans and not choice.options.refused
+    given = CudaOptions(
+        cudnn=None if choice is None or had_none else choice.options,
+        schedule="graph" if schedule == "auto" else schedule,
+    )
 
     def ask_device(module: ModuleOp, options: CudaOptions) -> CudaOptions:
         options = replace(options, shapes=choose_shapes(module, arch, progress))
@@ -145,8 +148,8 @@ def _generate_cuda(
         return options
 
     plans = () if choice is None else choice.plans
-    artifact = compile_artifact(built, "cuda", arch, given, plans, ask_device if knobs.TUNE.get() else None)
-    had_none = choice is not None and not choice.plans and not choice.options.refused
+    ask = ask_device if knobs.TUNE.get() else None
+    artifact = compile_module(module, "cuda", arch, given, plans, choose=ask, after="graph", replay=way)
     chosen = replace(given, shapes=artifact.shapes, schedule=artifact.schedule)
     return Compiled(artifact, chosen, depends_on_cudnn=bool(cudnn) and not had_none)
 

@@ -13,7 +13,7 @@ from hamkaas.codegen.cuda_module import print_cuda, shared_sizes
 from hamkaas.codegen.llvm import print_llvm
 from hamkaas.codegen.plan import build_artifact, print_plan
 from hamkaas.frontend import BuiltModule
-from hamkaas.pipeline import DEFAULT_ARCH, RULES, CudaOptions, run_pipeline, write_dump
+from hamkaas.pipeline import DEFAULT_ARCH, RULES, CudaOptions, Replay, run_pipeline, write_dump
 from hamkaas.schedules.lowering import Target
 from hamkaas.universe import context
 
@@ -34,26 +34,40 @@ def without_garbage_collection() -> Generator[None]:
             gc.enable()
 
 
-@without_garbage_collection()
 def compile_artifact(
     built: BuiltModule,
     target: Target,
     arch: str = DEFAULT_ARCH,
     options: CudaOptions = RULES,
     plans: Sequence[CudnnPlan] = (),
-    choose: Callable[[ModuleOp, CudaOptions], CudaOptions] | None = None,
 ) -> Artifact:
-    """Generates the code of a graph. `arch`, such as "sm_90", and what follows are for CUDA.
+    """Generates the code of a graph; see `compile_module`."""
+    return compile_module(built.module.clone(), target, arch, options, plans, replay=Replay(built.module))
 
-    `plans` has what a device chose for the graphs that go to cuDNN. `choose` is asked about the partitioned module:
-    given these options, it gives better ones (`hamkaas.tune`).
+
+@without_garbage_collection()
+def compile_module(
+    module: ModuleOp,
+    target: Target,
+    arch: str = DEFAULT_ARCH,
+    options: CudaOptions = RULES,
+    plans: Sequence[CudnnPlan] = (),
+    *,
+    choose: Callable[[ModuleOp, CudaOptions], CudaOptions] | None = None,
+    after: str | None = None,
+    replay: Replay | None = None,
+) -> Artifact:
+    """Generates the code of a module, and changes it. It may be at the end of a stage: `after`, and the `replay` to it.
+
+    `arch`, such as "sm_90", and what follows are for CUDA. `plans` has what a device chose for the graphs that go to
+    cuDNN. `choose` is asked about the partitioned module: given these options, it gives better ones (`hamkaas.tune`).
     `HAMKAAS_DUMP` names a folder that gets the IR of each stage, the code and the plan.
     """
-    module = built.module.clone()
-    run_pipeline(context(), module, target, until="partitioned", options=options, arch=arch)
+    way = replay or Replay(module.clone())
+    run_pipeline(context(), module, target, "partitioned", options=options, arch=arch, after=after, replay=way)
     if choose is not None:
         options = choose(module, options)
-    run_pipeline(context(), module, target, options=options, arch=arch, after="partitioned")
+    run_pipeline(context(), module, target, options=options, arch=arch, after="partitioned", replay=way)
     artifact = _generate_cpu(module) if target == "cpu" else generate_cuda(module, arch, plans)
     artifact = replace(artifact, shapes=options.shapes, schedule=options.schedule)
     if knobs.DUMP.get() is not None:

@@ -16,7 +16,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from xdsl.context import Context
@@ -158,6 +158,22 @@ def _is_since(number: int, arch: str) -> bool:
 STAGE_NAMES = tuple(stage.name for stage in stages("cpu"))
 
 
+@dataclass
+class Replay:
+    """How to come by the IR that a pass was given: a copy before each would take half of the time of a compile."""
+
+    start: ModuleOp
+    """Stays as it is."""
+    done: list[ModulePass] = field(default_factory=list[ModulePass])
+
+    def module(self, ctx: Context) -> ModuleOp:
+        """The IR after all passes that are done."""
+        module = self.start.clone()
+        for one in self.done:
+            one.apply(ctx, module)
+        return module
+
+
 def run_pipeline(
     ctx: Context,
     module: ModuleOp,
@@ -167,11 +183,12 @@ def run_pipeline(
     options: CudaOptions = RULES,
     arch: str = DEFAULT_ARCH,
     after: str | None = None,
+    replay: Replay | None = None,
 ) -> None:
     """Lowers a module to the last stage, or to the one named `until`, in place.
 
-    A module that has been through the stage named `after` goes on from there. `options` and `arch`, the architecture,
-    are for CUDA. `after_pass` is called after each pass.
+    A module that has been through the stage named `after` goes on from there, with the `replay` of the way to it.
+    `options` and `arch`, the architecture, are for CUDA. `after_pass` is called after each pass.
     Raises `CompileError` for a stage that does not exist, a pass that fails (with a file that replays it) and an
     operation that a stage should not have left. `HAMKAAS_DUMP` names a folder that gets the IR of each stage.
     """
@@ -179,18 +196,11 @@ def run_pipeline(
         raise CompileError(unknown("stage", until, STAGE_NAMES))
     table = stages(target, options, arch)
     first = 0 if after is None else STAGE_NAMES.index(after) + 1
-    start, done = module.clone(), list[ModulePass]()
-
-    def before() -> ModuleOp:
-        """What the pass at work was given: a copy for each pass would take half of the time of a compile."""
-        for one in done:
-            one.apply(ctx, start)
-        return start
-
+    way = replay or Replay(module.clone())
     for number, stage in list(enumerate(table))[first:]:
         for one in stage.passes:
-            run_pass(ctx, module, one, before)
-            done.append(one)
+            run_pass(ctx, module, one, lambda: way.module(ctx))
+            way.done.append(one)
             if after_pass is not None:
                 after_pass(one, module)
         check_legal(table[number:], module)

@@ -1,10 +1,11 @@
 """Turns functions on tensors into programs on buffers."""
 
 from dataclasses import dataclass
+from functools import cache
 
 from xdsl.context import Context
 from xdsl.dialects import func
-from xdsl.dialects.builtin import MemRefType, ModuleOp, StringAttr, i8
+from xdsl.dialects.builtin import MemRefType, ModuleOp, StringAttr, TensorType, i8
 from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -48,7 +49,11 @@ class ProgramSchedulePass(ModulePass):
 
 def memref_of(value: SSAValue) -> MemRefType[Attribute]:
     """The buffer type of a tensor."""
-    type = tensor_type(value)
+    return _memref(tensor_type(value))
+
+
+@cache
+def _memref(type: TensorType[Attribute]) -> MemRefType[Attribute]:
     return MemRefType(type.element_type, type.get_shape())
 
 
@@ -72,6 +77,11 @@ class Scheduler:
         self.outputs: dict[SSAValue, int] = {}
         for position, value in enumerate(returned.operands):
             self.outputs.setdefault(value, position)
+        self.set_to: dict[str, SSAValue] = {}
+        """By symbol, the value that is set; the first one, if there are several."""
+        for op in self.ops:
+            if isinstance(op, hamkaas.SetOp):
+                self.set_to.setdefault(op.symbol.root_reference.data, op.value)
         self.last_use = self._last_uses()
 
     def run(self) -> program.FuncOp:
@@ -170,10 +180,7 @@ class Scheduler:
         if not isinstance(owner, program.SymbolOp):
             return False
         symbol = owner.symbol.root_reference.data
-        value = next(
-            (op.value for op in self.ops if isinstance(op, hamkaas.SetOp) and op.symbol.root_reference.data == symbol),
-            None,
-        )
+        value = self.set_to.get(symbol)
         while value is not None and value is not new:
             value = self._base(value)
         return value is new

@@ -87,6 +87,7 @@ class Gpu:
 
 def gpu_name() -> str:
     """Tells apart GPUs that do not run the same code at the same speed: 'NVIDIA H100 80GB HBM3, sm_90, 132 SMs'."""
+    driver_available()  # starts the driver
     device = check(driver.cuDeviceGet(0))
     kind = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
     name = text_of(check(driver.cuDeviceGetName(128, device)))
@@ -96,6 +97,7 @@ def gpu_name() -> str:
 @contextmanager
 def first_gpu() -> Generator[Gpu]:
     """The first GPU, with its primary context held and current. Raises `RuntimeFault` if the driver refuses."""
+    driver_available()  # starts the driver
     device = check(driver.cuDeviceGet(0))
     context = check(driver.cuDevicePrimaryCtxRetain(device))
     try:

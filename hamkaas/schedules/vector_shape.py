@@ -17,6 +17,9 @@ STAGED_BLOCKS = 128
 STAGED_IN_FLIGHT = 32
 """`IN_FLIGHT` where a vector is staged: so few that a multiprocessor has more blocks, of which some load meanwhile."""
 
+STAGED_LONG = 8 * 1024
+"""Size of a staged vector beyond which that, not registers, says how many blocks a multiprocessor has."""
+
 STAGED = "staged"
 """What a text says of a shape that stages its vector."""
 
@@ -70,4 +73,5 @@ def vector_shape(n: int, total: int, size: int = 4, products: int = 1) -> Vector
     warps = threads // WARP
     if size > 1 or n % 16 or not STAGED_FROM <= n <= STAGED_TO or total < 2 * warps * STAGED_BLOCKS:
         return VectorShape(threads, threads, 2)
-    return VectorShape(threads, WARP, max(1, 2 // products), staged=True, in_flight=STAGED_IN_FLIGHT)
+    in_flight = STAGED_IN_FLIGHT if n <= STAGED_LONG else IN_FLIGHT
+    return VectorShape(threads, WARP, max(1, 2 // products), staged=True, in_flight=in_flight)

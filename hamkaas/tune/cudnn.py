@@ -7,20 +7,24 @@ was decided is on disk (`runtime.cudnn_plans`).
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Protocol
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
 
 from hamkaas import knobs
 from hamkaas.artifact import CudnnGraph, CudnnPlan, CudnnTensor
 from hamkaas.codegen.cudnn import build_graph
 from hamkaas.compiler import compile_artifact
+from hamkaas.dialects import hamkaas
 from hamkaas.dialects.cudnn import GraphOp
 from hamkaas.frontend import ConstantTensor, InputTensor, Tensor, build_module
-from hamkaas.pipeline import CudnnOptions, run_pipeline
+from hamkaas.pipeline import CudnnOptions
 from hamkaas.remarks import remark
 from hamkaas.runtime.cache import CacheKey, DiskCache
+from hamkaas.schedules.elements import shape_of
 from hamkaas.tune.digest import compiler_digest
 from hamkaas.universe import context
 from hamkaas.weights import bind_weights
@@ -63,12 +67,12 @@ def choose(
     """The graphs that a device takes, and their plans.
 
     `decide` finds the plan of a graph. With `own_microseconds`, the time of our own kernels for the same, a graph must
-    be faster than these. Leaves the module as it is.
+    be faster than these. The module is at the stage 'graph', and stays as it is.
     """
-    graph = module.clone()
-    run_pipeline(context(), graph, "cuda", until="graph")
+    if not _may_gain(module):
+        return Choice(options, ())
     while True:
-        trial = graph.clone()
+        trial = module.clone()
         for one in options.passes:
             one.apply(context(), trial)
         specs = [build_graph(op) for op in trial.body.block.ops if isinstance(op, GraphOp)]
@@ -79,6 +83,21 @@ def choose(
             return Choice(replace(options, plans=named), taken)
         refused = tuple(spec.fingerprint for spec, plan in plans.items() if plan is None)
         options = replace(options, refused=(*options.refused, *refused))
+
+
+def _may_gain(module: ModuleOp) -> bool:
+    """Whether there is an operation on several rows that cuDNN may be good at."""
+
+    def has_rows(op: Operation) -> bool:
+        match op:
+            case hamkaas.MatmulOp() | hamkaas.RmsNormOp():
+                return prod(shape_of(op.result)[:-1]) > 1
+            case hamkaas.AttentionOp():
+                return len(shape_of(op.result)) == 3
+            case _:
+                return False
+
+    return any(map(has_rows, module.walk()))
 
 
 def _plan_if_worth_it(

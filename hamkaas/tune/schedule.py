@@ -11,17 +11,13 @@ from xdsl.dialects.builtin import ModuleOp
 
 from hamkaas import knobs
 from hamkaas.artifact import Artifact, Execute, Persistent, Schedule
-from hamkaas.codegen.plan import spec_of
 from hamkaas.dialects import hamkaas
 from hamkaas.passes.program_to_persistent import ProgramToPersistentPass
 from hamkaas.pipeline import CudaOptions
 from hamkaas.remarks import remark
 from hamkaas.runtime.cache import CacheKey, DiskCache
 from hamkaas.tune.digest import compiler_digest
-from hamkaas.tune.timing import generate, seconds_of_run
-
-MOST_BYTES = 4 << 30
-"""Bytes of weights beyond which reading them takes so long that waiting between launches is of no account."""
+from hamkaas.tune.timing import generate, reads_too_much, seconds_of_run
 
 
 def choose_schedule(
@@ -33,7 +29,7 @@ def choose_schedule(
     """
     from hamkaas.runtime.cuda import gpu_name  # only code that runs on a device may import its runtime
 
-    if not _may_gain(module):
+    if not _may_gain(module) or reads_too_much(module):
         return "graph"
     disk = DiskCache(knobs.cache_dir())
     key = CacheKey.of(
@@ -62,13 +58,10 @@ def choose_schedule(
 
 
 def _may_gain(module: ModuleOp) -> bool:
-    """Whether a function has enough launches, and not too much to read."""
-    weights = [op.type for op in module.body.block.ops if isinstance(op, hamkaas.WeightOp)]
+    """Whether a function has enough launches."""
     functions = [op for op in module.body.block.ops if isinstance(op, func.FuncOp)]
     most = max(sum(isinstance(op, hamkaas.ExecuteOp) for op in function.walk()) for function in functions)
-    return (
-        most >= ProgramToPersistentPass.min_launches and sum(spec_of("", type).nbytes for type in weights) <= MOST_BYTES
-    )
+    return most >= ProgramToPersistentPass.min_launches
 
 
 def _seconds(artifact: Artifact, numbers: list[int]) -> float:

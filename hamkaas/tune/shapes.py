@@ -1,8 +1,8 @@
 """What only a device can tell: how the products of one row of a module are best shared out over its threads.
 
 Each kernel with such products is compiled in a few shapes, and each is timed in its place: in the programs that launch
-it, between the kernels that it overlaps with. A shape that makes these faster is kept, kernel after kernel. Where the
-module reads its weights as fast as memory gives them already, nothing is tried. What was decided is on disk.
+it, between the kernels that it overlaps with. A shape that makes these faster is kept, kernel after kernel. What was
+decided is on disk.
 """
 
 import json
@@ -18,7 +18,7 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import Block, Region, SSAValue
 
 from hamkaas import knobs
-from hamkaas.artifact import Artifact, Execute, Launch, Program, Space
+from hamkaas.artifact import Artifact, Execute, Launch, Program
 from hamkaas.codegen.cuda import MAX_SHARED_BYTES, shared_bytes
 from hamkaas.dialects import hamkaas, kernel
 from hamkaas.errors import CompileError
@@ -28,7 +28,7 @@ from hamkaas.schedules.elements import shape_of
 from hamkaas.schedules.lower import lower_group
 from hamkaas.schedules.vector_shape import VectorShape
 from hamkaas.tune.digest import compiler_digest
-from hamkaas.tune.timing import generate, seconds_of_run
+from hamkaas.tune.timing import generate, reads_too_much, seconds_of_run
 
 if TYPE_CHECKING:
     from hamkaas.runtime.cuda import CudaRuntime
@@ -57,9 +57,6 @@ LEAST_SHARE = 0.03
 GAIN = 0.995
 """A shape is kept if a run takes less than this much of the time: two timings of the same differ by a few per mille."""
 
-ENOUGH = 0.95
-"""Share of the bandwidth of a copy at which no shape can gain what the search for it costs."""
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -79,7 +76,7 @@ def choose_shapes(module: ModuleOp, arch: str, progress: Callable[[str], None] |
     from hamkaas.runtime.cuda import CudaRuntime, gpu_name  # only code that runs on a device may import its runtime
 
     tried = _tried(module)
-    if not tried:
+    if not tried or reads_too_much(module):
         return ()
     disk = DiskCache(knobs.cache_dir())
     key = CacheKey.of("vector-shapes", module=str(module), compiler=compiler_digest(), device=gpu_name())
@@ -110,16 +107,10 @@ def _search(
     programs = [program for program in artifact.programs if _is_timed(program, groups)]
     if not programs:
         return {}
-    reading = sum(_weight_bytes(artifact, program, groups) for program in programs)
 
     def seconds(trial: Sequence[Program]) -> float:
         return sum(seconds_of_run(runtime, runtime.add(program)) for program in trial)
 
-    rate, time = runtime.bandwidth(0), seconds(programs)
-    if rate and reading / time > ENOUGH * rate:
-        share = f"{reading / time / rate:.0%} of the bandwidth of a copy"
-        remark("shapes", f"all of {len(groups)} kernels", f"are as the rule has them: it reads at {share}")
-        return {}
     if progress is not None:
         progress("timing kernels in several shapes")
     variants: list[Variant] = []
@@ -168,13 +159,6 @@ def _is_timed(program: Program, groups: AbstractSet[str]) -> bool:
     """Whether a program launches kernels of these groups, and no cuDNN graphs: these would take most of its time."""
     launches = [step for step in program.steps if isinstance(step, Launch)]
     return any(step.kernel in groups for step in launches) and not any(isinstance(s, Execute) for s in program.steps)
-
-
-def _weight_bytes(artifact: Artifact, program: Program, groups: AbstractSet[str]) -> int:
-    """Bytes of the weights that the kernels of groups read in a run of a program."""
-    launches = [step for step in program.steps if isinstance(step, Launch) and step.kernel in groups]
-    refs = [ref for step in launches for ref in step.args if ref.space is Space.WEIGHT]
-    return sum(artifact.weights[ref.index].nbytes for ref in refs)
 
 
 # What is tried

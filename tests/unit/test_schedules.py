@@ -99,7 +99,7 @@ def test_what_a_schedule_has_computed_has_no_factor() -> None:
         # bytes: a warp for two rows
         ((4096, 4096, 1), VectorShape(256, 32, 2, staged=True, in_flight=32)),
         ((4096, 22016, 1, 2), VectorShape(256, 32, 1, staged=True, in_flight=32)),
-        ((11008, 4096, 1), VectorShape(256, 32, 2, staged=True, in_flight=32)),
+        ((11008, 4096, 1), VectorShape(256, 32, 2, staged=True)),
         ((2048, 2048, 1), VectorShape(256, 32, 2, staged=True, in_flight=32)),
         # too few columns for that
         ((2048, 768, 1), VectorShape(256, 256, 2)),

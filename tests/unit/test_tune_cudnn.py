@@ -9,6 +9,7 @@ import pytest
 from cudnn_cases import Prefill, llama2_specs, product_graphs
 from graphs import Case, assert_close
 from hypothesis import HealthCheck, given, settings
+from xdsl.dialects.builtin import ModuleOp
 
 from hamkaas.artifact import CudnnGraph, CudnnPlan, Execute, Launch, Space
 from hamkaas.codegen.cudnn import build_graph
@@ -47,10 +48,17 @@ def has(kind: str) -> Callable[[CudnnGraph], bool]:
     return lambda graph: any(node.kind == kind for node in graph.nodes)
 
 
+def graph_of(prefill: Prefill) -> ModuleOp:
+    """Its module at the stage 'graph'."""
+    module = prefill.built.module.clone()
+    run_pipeline(context(), module, "cuda", until="graph")
+    return module
+
+
 def test_all_graphs_that_have_plans_are_taken() -> None:
     prefill = Prefill(2)
     decide, asked = device(lambda graph: True)
-    choice = tune.choose(prefill.built.module, CudnnOptions(), decide, None)
+    choice = tune.choose(graph_of(prefill), CudnnOptions(), decide, None)
     assert {plan.graph for plan in choice.plans} == set(asked) == set(llama2_specs())
     assert choice.options.refused == ()
     artifact = compile_artifact(prefill.built, "cuda", "sm_90", CudaOptions(choice.options), choice.plans)
@@ -75,7 +83,7 @@ def test_all_graphs_that_have_plans_are_taken() -> None:
 def test_what_has_no_plan_goes_to_our_kernels(kind: str) -> None:
     prefill = Prefill(2)
     decide, asked = device(lambda graph: not has(kind)(graph))
-    choice = tune.choose(prefill.built.module, CudnnOptions(), decide, None)
+    choice = tune.choose(graph_of(prefill), CudnnOptions(), decide, None)
     assert {plan.graph for plan in choice.plans} <= set(asked)
     assert not any(has(kind)(plan.graph) for plan in choice.plans)
     assert set(choice.options.refused) == {graph.fingerprint for graph in asked if has(kind)(graph)}
@@ -86,7 +94,7 @@ def test_what_has_no_plan_goes_to_our_kernels(kind: str) -> None:
 
 def test_nothing_is_left_where_nothing_is_taken() -> None:
     prefill = Prefill(1)
-    choice = tune.choose(prefill.built.module, CudnnOptions(), device(lambda graph: False)[0], None)
+    choice = tune.choose(graph_of(prefill), CudnnOptions(), device(lambda graph: False)[0], None)
     assert choice.plans == ()
     assert compile_artifact(prefill.built, "cuda", "sm_90", CudaOptions(choice.options), ()) == compile_artifact(
         prefill.built, "cuda", "sm_90"
@@ -97,7 +105,7 @@ def test_our_own_kernels_may_be_faster() -> None:
     prefill = Prefill(1)
     with collect() as remarks:
         choice = tune.choose(
-            prefill.built.module,
+            graph_of(prefill),
             CudnnOptions(),
             device(lambda graph: True)[0],
             lambda graph: 9.0 if has("rmsnorm")(graph) else 11.0,

@@ -9,7 +9,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 import hamkaas as hk
 from hamkaas.artifact import Launch, Program, Space
-from hamkaas.compiler import compile_artifact
+from hamkaas.compiler import compile_artifact, compile_module
 from hamkaas.errors import CompileError
 from hamkaas.frontend import build_module
 from hamkaas.models.llama2 import Config, Transformer
@@ -104,7 +104,7 @@ def test_what_was_chosen_is_compiled() -> None:
         asked.append(str(module))
         return replace(options, shapes=("g2:128:32:4:64",))
 
-    artifact = compile_artifact(built, "cuda", "sm_90", choose=choose)
+    artifact = compile_module(built.module.clone(), "cuda", "sm_90", choose=choose)
     (text,) = asked
     assert "hamkaas.group @g2" in text
     assert artifact.shapes == ("g2:128:32:4:64",)
