@@ -1,6 +1,5 @@
 """Places temporaries in one arena."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -31,8 +30,7 @@ class ProgramPlanMemoryPass(ModulePass):
     """Give each temporary an offset, so that two that are alive at the same time do not overlap.
 
     A temporary lives from its first step to its last. Walking the steps in order, one that begins takes the smallest
-    gap that is big enough (or the end of the arena), one that has ended gives its place back. Executions of cuDNN
-    graphs in a row that use nothing of each other may run side by side: what ends in one lives as long as all of them.
+    gap that is big enough (or the end of the arena), one that has ended gives its place back.
 
     ```
     %a = program.temp : memref<768xf32>    ->    %a = program.temp at 0 : memref<768xf32>
@@ -79,43 +77,21 @@ class _Arena:
 
 def _plan(function: program.FuncOp) -> None:
     ops = list(function.flat)
-    ends = _ends(ops)
     last: dict[program.TempOp, int] = {}
     for number, op in enumerate(ops):
         for temp in _temporaries(op):
-            last[temp] = ends[number]
-    ending: dict[int, list[program.TempOp]] = {}
-    for temp, number in last.items():
-        ending.setdefault(number, []).append(temp)
+            last[temp] = number
     arena = _Arena()
     placed: dict[program.TempOp, int] = {}
     for number, op in enumerate(ops):
-        for temp in _temporaries(op):
+        temporaries = _temporaries(op)
+        for temp in temporaries:
             if temp not in placed:
                 placed[temp] = arena.take(aligned_size(temp))
                 temp.properties["offset"] = IntegerAttr(placed[temp], i64)
-        for temp in ending.get(number, ()):
-            arena.give(placed[temp], aligned_size(temp))
-
-
-def _ends(ops: Sequence[Operation]) -> list[int]:
-    """For each step the number of the last one that may run beside it: mostly its own."""
-    ends = list(range(len(ops)))
-    row: list[int] = []
-    made: set[program.TempOp] = set()
-    known: set[program.TempOp] = set()
-    for number, op in enumerate(ops):
-        used = set(_temporaries(op))
-        is_execution = isinstance(op, program.ExecuteOp)
-        if not is_execution or not made.isdisjoint(used):
-            row, made = [], set()
-        if is_execution:
-            row.append(number)
-            made |= used - known
-            for beside in row:
-                ends[beside] = number
-        known |= used
-    return ends
+        for temp in temporaries:
+            if last[temp] == number:
+                arena.give(placed[temp], aligned_size(temp))
 
 
 def _temporaries(op: Operation) -> list[program.TempOp]:

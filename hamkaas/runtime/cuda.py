@@ -30,8 +30,8 @@ from hamkaas.artifact import (
 )
 from hamkaas.errors import InputError, RuntimeFault
 from hamkaas.runtime.arrays import device_of
-from hamkaas.runtime.cuda_cudnn import LoadedPlans, rows
 from hamkaas.runtime.cuda_persistent import LoadedPersistent
+from hamkaas.runtime.cudnn import Device, LoadedPlan
 from hamkaas.runtime.device_array import DeviceArray, check, device_pointer, driver, text_of
 from hamkaas.runtime.nvrtc import compile_cubin
 
@@ -192,17 +192,20 @@ class CudaRuntime:
             self._load_module(self._resources, kernels, cubin)
 
     def _load_plans(self, stack: ExitStack, gpu: str) -> None:
-        self._plans: LoadedPlans | None = None
+        """Makes the plans of cuDNN ready and runs each once: some cannot be captured before that."""
+        self._plans: list[LoadedPlan] = []
         if not self._artifact.plans:
             return
-        self._plans = LoadedPlans(self._artifact.plans, gpu, self._stream, stack)
-        for number, plan in enumerate(self._artifact.plans):
+        device = Device.present(gpu, int(self._stream))
+        stack.callback(device.close)
+        self._plans = [LoadedPlan(plan, device) for plan in self._artifact.plans]
+        for plan, loaded in zip(self._artifact.plans, self._plans, strict=True):
             with ExitStack() as scratch:
                 pointers = [self._device_memory(scratch, size) for size in plan.graph.argument_bytes]
                 for pointer, size in zip(pointers, plan.graph.argument_bytes, strict=True):
                     check(driver.cuMemsetD8Async(pointer, 0, size, self._stream))
+                loaded.execute(pointers, self._device_memory(scratch, plan.workspace))
                 check(driver.cuStreamSynchronize(self._stream))
-                self._plans.warm_up(number, pointers, self._device_memory(scratch, plan.workspace))
 
     def _device_memory(self, stack: ExitStack, size: int) -> int:
         size = max(size, ALIGNMENT)
@@ -333,16 +336,15 @@ class CudaRuntime:
                 check(driver.cuMemcpyHtoDAsync(inputs[i], source, spec.nbytes, self._stream))
             elif pointer is not None and stays:
                 check(driver.cuMemcpyDtoDAsync(inputs[i], pointer, spec.nbytes, self._stream))
-        for step, *others in rows(program.steps):
+        for step in program.steps:
             if isinstance(step, Copy) and step.target.space is Space.OUTPUT and not is_last:
                 continue  # nobody reads it
             if isinstance(step, Copy):
                 source, target = (self._address(ref, staging, inputs) for ref in (step.source, step.target))
                 check(driver.cuMemcpyDtoDAsync(target, source, step.nbytes, self._stream))
             elif isinstance(step, Execute):
-                assert self._plans is not None
-                executions = [one for one in (step, *others) if isinstance(one, Execute)]
-                self._plans.enqueue([self._execution(one, staging, inputs) for one in executions])
+                workspace = 0 if step.workspace is None else self._address(step.workspace, staging, inputs)
+                self._plans[step.plan].execute([self._address(ref, staging, inputs) for ref in step.args], workspace)
             elif isinstance(step, Persistent):
                 self._persistent[step.kernel].launch(self._stream)
             else:
@@ -354,11 +356,6 @@ class CudaRuntime:
                 target, source = staging.pinned_output(i), staging.device_output(i)
                 check(driver.cuMemcpyDtoHAsync(target, source, spec.nbytes, self._stream))
         check(driver.cuMemcpyDtoHAsync(staging.pinned_output(len(program.outputs)), self._status, 8, self._stream))
-
-    def _execution(self, step: Execute, staging: "_Staging", inputs: Sequence[int]) -> tuple[int, Sequence[int], int]:
-        """What `LoadedPlans` takes."""
-        workspace = 0 if step.workspace is None else self._address(step.workspace, staging, inputs)
-        return step.plan, [self._address(ref, staging, inputs) for ref in step.args], workspace
 
     def _launch(self, step: Launch, args: Sequence[int]) -> None:
         """Enqueues one kernel; its arguments are pointers only, its shared memory is static."""

@@ -140,16 +140,14 @@ class LoadedPlan:
 
     def __init__(self, plan: CudnnPlan, device: Device):
         """Raises an exception of the frontend's if the plan is of another version or device."""
+        self._handle = device.handle
         self._graph = frontend().pygraph(**device.options)
         arguments = (list(plan.data),) if device.handle is None else (device.handle, list(plan.data))
         self._graph.deserialize(*arguments)  # 1.28 takes a list of integers, not bytes
 
-    def execute(self, device: Device, pointers: Sequence[int], workspace: int) -> None:
-        """Enqueues the graph into the stream of a device: the same GPU as that which it was made for.
-
-        `pointers` are addresses there of its inputs, then of its outputs; none is checked.
-        """
-        self._graph.execute(dict(enumerate(pointers, start=1)), workspace, handle=device.handle)
+    def execute(self, pointers: Sequence[int], workspace: int) -> None:
+        """Enqueues the graph. Addresses on the device of its inputs, then of its outputs; none is checked."""
+        self._graph.execute(dict(enumerate(pointers, start=1)), workspace, handle=self._handle)
 
 
 # From the specification to the frontend's graph

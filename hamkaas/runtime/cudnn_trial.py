@@ -60,7 +60,7 @@ class Bench:
             stack.callback(lambda: check(driver.cuMemFree(workspace)))
             for pointer, array in zip(self._outputs, self._results, strict=True):
                 check(driver.cuMemsetD8(pointer, 0xFF, array.nbytes))
-            loaded.execute(self._device, [*self._inputs[0], *self._outputs], workspace)
+            loaded.execute([*self._inputs[0], *self._outputs], workspace)
             check(driver.cuStreamSynchronize(self._stream))
             largest = self._error()
             graph = self._capture(loaded, workspace, stack)
@@ -72,7 +72,7 @@ class Bench:
         check(driver.cuStreamBeginCapture(self._stream, mode))
         try:
             for run in range(RUNS):
-                loaded.execute(self._device, [*self._inputs[run % len(self._inputs)], *self._outputs], workspace)
+                loaded.execute([*self._inputs[run % len(self._inputs)], *self._outputs], workspace)
         finally:
             ended = driver.cuStreamEndCapture(self._stream)  # also after a failure, which would leave it capturing
         captured = check(ended)

@@ -17,12 +17,11 @@ from cudnn_cases import POLICIES, llama2_specs, outlined, product_graphs
 from graphs import Case, Maker, random_graphs
 from hypothesis import HealthCheck, given, settings
 
-from hamkaas.artifact import BufferRef, CudnnGraph, CudnnNode, CudnnTensor, Execute, Launch, Space
+from hamkaas.artifact import CudnnGraph, CudnnNode, CudnnTensor
 from hamkaas.codegen.cudnn import build_graph
 from hamkaas.dialects import cudnn
 from hamkaas.errors import TargetError
 from hamkaas.partition.policy import PolicyName
-from hamkaas.runtime.cuda_cudnn import rows
 from hamkaas.runtime.cudnn import Device, LoadedPlan, Unsupported, build_plans, define, offered, versions
 
 DRIVER_CALLS = """
@@ -127,15 +126,3 @@ def test_what_it_does_not_take_is_one_line(h100: Device) -> None:
     row = CudnnTensor((1, 1, 8), (8, 8, 1), "float32")
     with pytest.raises(Unsupported, match=r"^[^\n]+$"):
         build_plans(CudnnGraph("float32", "float32", "float32", (odd, row, odd, odd), (0, 1), (3,), nodes), h100)
-
-
-def test_executions_that_do_not_need_each_other_go_together() -> None:
-    ref = BufferRef(Space.ARENA)
-
-    def execute(plan: int, barrier: bool) -> Execute:
-        return Execute(plan, (ref,), None, barrier)
-
-    launch = Launch("g0", 1, 32, (ref,), barrier=False)
-    steps = (execute(0, True), execute(1, False), execute(2, False), launch, execute(3, False), execute(4, True))
-    assert list(rows(steps)) == [steps[:3], (launch,), steps[4:5], steps[5:]]
-    assert list(rows(())) == []

@@ -30,26 +30,3 @@ program.func @no_overlap {
   program.launch @k(%a, %b) : memref<4xf32>, memref<4xf32>
   program.launch @k(%b, %y) : memref<4xf32>, memref<4xf32>
 }
-
-// Products that use nothing of each other may run side by side: they share no workspace. What comes after does.
-// CHECK-LABEL: program.func @side_by_side
-// CHECK: %q = program.temp at 0 :
-// CHECK-NEXT: %w0 = program.temp at 256 :
-// CHECK-NEXT: %k = program.temp at 512 :
-// CHECK-NEXT: %w1 = program.temp at 768 :
-// CHECK-NEXT: %o = program.temp at 256 :
-// CHECK-NEXT: %w2 = program.temp at 768 :
-program.func @side_by_side {
-  %x = program.input "x" : memref<4xf32>
-  %q = program.temp : memref<4xf32>
-  %w0 = program.temp : memref<64xi8>
-  %k = program.temp : memref<4xf32>
-  %w1 = program.temp : memref<64xi8>
-  %o = program.temp : memref<4xf32>
-  %w2 = program.temp : memref<64xi8>
-  %y = program.output 0 : memref<4xf32>
-  program.execute @c0(%x, %q, %w0) : memref<4xf32>, memref<4xf32>, memref<64xi8>
-  program.execute @c0(%x, %k, %w1) : memref<4xf32>, memref<4xf32>, memref<64xi8>
-  program.execute @c1(%q, %k, %o, %w2) : memref<4xf32>, memref<4xf32>, memref<4xf32>, memref<64xi8>
-  program.launch @k(%o, %y) : memref<4xf32>, memref<4xf32>
-}
