@@ -28,7 +28,10 @@ class HamkaasAssignShapesPass(ModulePass):
     """A choice each: the name of a group and a `VectorShape`, with a colon in between."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        chosen = dict(choice.split(":", 1) for choice in self.shapes)
+        chosen: dict[str, VectorShape] = {}
+        for choice in self.shapes:
+            name, _, shape = choice.partition(":")
+            chosen[name] = VectorShape.parse(shape)
         for group in op.body.block.ops:
-            if isinstance(group, hamkaas.GroupOp) and (text := chosen.get(group.sym_name.data)) is not None:
-                group.attributes["vector_shape"] = StringAttr(str(VectorShape.parse(text)))
+            if isinstance(group, hamkaas.GroupOp) and (shape := chosen.get(group.sym_name.data)) is not None:
+                group.attributes["vector_shape"] = StringAttr(str(shape))
