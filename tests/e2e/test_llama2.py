@@ -379,10 +379,14 @@ def test_ctrl_c_in_a_destructor_is_not_lost(runner: ModuleType, monkeypatch: pyt
             raise KeyboardInterrupt
 
     monkeypatch.setattr(sys, "unraisablehook", runner.keep_interrupt)
-    with pytest.raises(KeyboardInterrupt):
+
+    def be_trapped() -> None:
         Trap()
         for _ in range(500):
             time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        be_trapped()
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6, 1.2])

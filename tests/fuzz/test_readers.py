@@ -161,6 +161,17 @@ def test_gguf_with_an_array_that_is_longer_than_the_file(folder: Path, place: by
     read_cleanly(lambda: load_checkpoint(folder / "model.gguf"), len(content))
 
 
+def test_gguf_with_an_array_that_takes_the_rest_of_the_file(folder: Path) -> None:
+    content = gguf_files()[0]
+    at = content.index(b"tokenizer.ggml.scores") + len(b"tokenizer.ggml.scores") + 4
+    rest = content[at + 12 :] + bytes(1 << 18)
+    content = content[:at] + struct.pack("<IQ", 0, len(rest)) + rest  # of uint8
+    (folder / "model.gguf").write_bytes(content)
+    with pytest.raises(hk.CheckpointError, match="no GGUF file that can be read: "):
+        load_checkpoint(folder / "model.gguf")
+    read_cleanly(lambda: load_checkpoint(folder / "model.gguf"), len(content))
+
+
 def tokenizer_file(*pieces: bytes) -> bytes:
     entries = [struct.pack("<fi", -number, len(piece)) + piece for number, piece in enumerate(pieces)]
     return struct.pack("<i", max(map(len, pieces))) + b"".join(entries)

@@ -55,15 +55,30 @@ def load_gguf(path: Path, progress: Callable[[int, int], None] | None = None) ->
 
 
 def _open(path: Path, gguf: Any) -> Any:
-    """The package's reader, but for files that say that they hold more than they do: it would go on past the end."""
+    """The package's reader, but for two things that damaged files turn against it.
 
-    def checked(self: Any, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
-        found: Any = gguf.GGUFReader._get(self, offset, dtype, count, override_order)
-        if len(found) < count:
-            raise ValueError(f"truncated: expected {count} x {np.dtype(dtype)} at byte {offset}, got {len(found)}")
-        return found
+    It goes on past the end of files that say that they hold more than they do, and makes an object of half a kilobyte
+    for each element of an array, also where the length is wrong and the rest of the file is taken for elements.
+    """
+    package_reader: Any = gguf.GGUFReader
+    kinds: Any = gguf.GGUFValueType
 
-    return type("Reader", (gguf.GGUFReader,), {"_get": checked})(path)
+    class Reader(package_reader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            found: Any = package_reader._get(self, offset, dtype, count, override_order)
+            if len(found) < count:
+                raise ValueError(f"truncated: expected {count} x {np.dtype(dtype)} at byte {offset}, got {len(found)}")
+            return found
+
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            if raw_type == kinds.ARRAY:
+                kind, length = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+                if (dtype := self.gguf_scalar_to_np.get(kinds(kind[0]))) is not None:
+                    values = self._get(orig_offs + 12, dtype, int(length[0]))
+                    return 12 + values.nbytes, [kind, length, values], [2], [kinds.ARRAY, kinds(kind[0])]
+            return package_reader._get_field_parts(self, orig_offs, raw_type)
+
+    return Reader(path)
 
 
 def _read(path: Path, gguf: Any, progress: Callable[[int, int], None] | None) -> Checkpoint:
