@@ -28,7 +28,7 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args
 
 from report import Report
 from shapes import CACHES, PRECISIONS, SHAPES, blank_weights
@@ -45,6 +45,7 @@ from hamkaas.dialects.cudnn import ExecuteOp, GraphOp
 from hamkaas.frontend import build_module
 from hamkaas.models.llama2 import Transformer
 from hamkaas.passes.hamkaas_convert_activations import HamkaasConvertActivationsPass
+from hamkaas.passes.hamkaas_convert_weights import Precision
 from hamkaas.pipeline import CudnnOptions, run_pipeline
 from hamkaas.tune import cudnn as tune
 from hamkaas.universe import context
@@ -74,7 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--decode", choices=list(SHAPES), nargs="+", default=[])
     parser.add_argument("--prefill", choices=list(SHAPES), nargs="+", default=[])
     parser.add_argument("--layers", type=int, nargs="+", help="instead of those of the shape")
-    parser.add_argument("--weights", choices=["f32", "f16", "bf16", "i8"], nargs="+", default=["f16"], help="(decode)")
+    parser.add_argument("--weights", choices=get_args(Precision), nargs="+", default=["f16"], help="(decode)")
     parser.add_argument("--tokens", type=int, nargs="+", default=[512], help="of the prompt (prefill)")
     parser.add_argument("--activations", choices=list(PRECISIONS), nargs="+", default=["bf16"], help="(prefill)")
     parser.add_argument("--plans", type=int, default=0, metavar="N", help="try N plans of a graph, 0 for all (prefill)")

@@ -42,6 +42,7 @@ from timing import compile_cold_and_warm
 import hamkaas as hk
 from hamkaas.api import Schedule, choose_target
 from hamkaas.models.llama2 import Checkpoint, Config, Transformer
+from hamkaas.passes.hamkaas_convert_weights import Precision
 
 TORCH = {"eager": "torch eager", "graph": "torch eager, CUDA graph", "compile": "torch.compile, CUDA graph"}
 
@@ -82,7 +83,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measures decode speed with random weights.")
     parser.add_argument("--shape", choices=list(SHAPES), nargs="+", default=["15M"])
-    parser.add_argument("--weights", choices=["f32", "f16", "bf16", "i8"], nargs="+", default=["f32"])
+    parser.add_argument("--weights", choices=get_args(Precision), nargs="+", default=["f32"])
     parser.add_argument("--cache", choices=list(CACHES), nargs="+", default=["f32"], help="what keys and values are")
     parser.add_argument("--target", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--schedule", choices=get_args(Schedule), nargs="+", default=["auto"], help="see hk.compile")

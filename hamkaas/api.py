@@ -136,22 +136,18 @@ def _generate_cuda(
     run_pipeline(context(), module, "cuda", until="graph", arch=arch, replay=way)
     choice = _ask_cudnn(module, cudnn, tf32, arch, progress) if cudnn else None
     had_none = choice is not None and not choice.plans and not choice.options.refused
-    given = CudaOptions(
+    options = CudaOptions(
         cudnn=None if choice is None or had_none else choice.options,
         schedule="graph" if schedule == "auto" else schedule,
     )
-
-    def ask_device(module: ModuleOp, options: CudaOptions) -> CudaOptions:
+    run_pipeline(context(), module, "cuda", "partitioned", options=options, arch=arch, after="graph", replay=way)
+    if knobs.TUNE.get():
         options = replace(options, shapes=choose_shapes(module, arch, progress))
         if schedule == "auto":
             options = replace(options, schedule=choose_schedule(module, arch, options, progress))
-        return options
-
     plans = () if choice is None else choice.plans
-    ask = ask_device if knobs.TUNE.get() else None
-    artifact = compile_module(module, "cuda", arch, given, plans, choose=ask, after="graph", replay=way)
-    chosen = replace(given, shapes=artifact.shapes, schedule=artifact.schedule)
-    return Compiled(artifact, chosen, depends_on_cudnn=bool(cudnn) and not had_none)
+    artifact = compile_module(module, "cuda", arch, options, plans, after="partitioned", replay=way)
+    return Compiled(artifact, options, depends_on_cudnn=bool(cudnn) and not had_none)
 
 
 def _check_choice(what: str, value: object, known: Sequence[object]) -> None:
@@ -240,7 +236,8 @@ class Model:
         single: Sequence[bool],
     ):
         self._built = built
-        self._options = compiled.options
+        self.options = compiled.options
+        """What was chosen for CUDA, by whoever asked for it or by the device."""
         self._runtime: Runtime | None = runtime
         self.artifact = artifact = compiled.artifact
         """What was compiled, as plain data."""
@@ -298,7 +295,7 @@ class Model:
     def _module(self, stage: str | None) -> Any:
         module = self._built.module.clone()
         target, arch = ("cuda", self.artifact.arch) if self.target == "cuda" else ("cpu", "")
-        run_pipeline(context(), module, target, until=stage, options=self._options, arch=arch)
+        run_pipeline(context(), module, target, until=stage, options=self.options, arch=arch)
         return module
 
     @property

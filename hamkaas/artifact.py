@@ -16,7 +16,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from math import prod
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -32,10 +32,6 @@ NUMPY_DTYPES: dict[str, np.dtype] = {
     "int64": np.dtype(np.int64),
 }
 """The element types of HamKaas tensors, by name."""
-
-
-Schedule: TypeAlias = Literal["graph", "persistent"]
-"""How launches follow each other on CUDA: as nodes of a graph, or where possible as steps of one kernel that stays."""
 
 
 class Space(StrEnum):
@@ -217,9 +213,6 @@ class Artifact:
     programs: tuple[Program, ...]
     plans: tuple["CudnnPlan", ...] = ()
     """One for each distinct cuDNN graph."""
-    shapes: tuple[str, ...] = ()
-    """What a device chose for products of one row, as `hamkaas-assign-shapes` takes it."""
-    schedule: Schedule = "graph"
 
 
 @dataclass(frozen=True)

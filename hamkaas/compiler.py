@@ -1,9 +1,8 @@
 """From a graph to an artifact: the pipeline, then code generation. Needs no device."""
 
 import gc
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 from xdsl.dialects.builtin import ModuleOp
 
@@ -53,23 +52,16 @@ def compile_module(
     options: CudaOptions = RULES,
     plans: Sequence[CudnnPlan] = (),
     *,
-    choose: Callable[[ModuleOp, CudaOptions], CudaOptions] | None = None,
     after: str | None = None,
     replay: Replay | None = None,
 ) -> Artifact:
     """Generates the code of a module, and changes it. It may be at the end of a stage: `after`, and the `replay` to it.
 
     `arch`, such as "sm_90", and what follows are for CUDA. `plans` has what a device chose for the graphs that go to
-    cuDNN. `choose` is asked about the partitioned module: given these options, it gives better ones (`hamkaas.tune`).
-    `HAMKAAS_DUMP` names a folder that gets the IR of each stage, the code and the plan.
+    cuDNN. `HAMKAAS_DUMP` names a folder that gets the IR of each stage, the code and the plan.
     """
-    way = replay or Replay(module.clone())
-    run_pipeline(context(), module, target, "partitioned", options=options, arch=arch, after=after, replay=way)
-    if choose is not None:
-        options = choose(module, options)
-    run_pipeline(context(), module, target, options=options, arch=arch, after="partitioned", replay=way)
+    run_pipeline(context(), module, target, options=options, arch=arch, after=after, replay=replay)
     artifact = _generate_cpu(module) if target == "cpu" else generate_cuda(module, arch, plans)
-    artifact = replace(artifact, shapes=options.shapes, schedule=options.schedule)
     if knobs.DUMP.get() is not None:
         write_dump("04-code.ll" if target == "cpu" else "04-code.cu", artifact.source)
         write_dump("05-plan.txt", print_plan(module))

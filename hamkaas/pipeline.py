@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -27,7 +28,6 @@ from xdsl.transforms.common_subexpression_elimination import CommonSubexpression
 from xdsl.utils.exceptions import DiagnosticException
 
 from hamkaas import knobs
-from hamkaas.artifact import Schedule
 from hamkaas.dialects.cudnn import CUDNN, ExecuteOp
 from hamkaas.dialects.kernel import MAX_CLUSTER
 from hamkaas.errors import CompileError, HamkaasError
@@ -84,6 +84,10 @@ CUDNN_GRAPHS = tuple(op.name for op in CUDNN.operations if op is not ExecuteOp)
 
 DEFAULT_ARCH = "sm_90"
 """The CUDA architecture that code is for where no other is named."""
+
+
+Schedule: TypeAlias = Literal["graph", "persistent"]
+"""How launches follow each other on CUDA: as nodes of a graph, or where possible as steps of one kernel that stays."""
 
 
 @dataclass(frozen=True)

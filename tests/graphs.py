@@ -1,21 +1,26 @@
 """Graphs for tests of targets: one per operation and shape rule, and random ones; with the oracle's answer."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
 import hypothesis.strategies as st
 import ml_dtypes
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 import hamkaas as hk
+from hamkaas import pipeline
 from hamkaas.dialects.hamkaas import RmsScaleOp
 from hamkaas.frontend import build_module
 from hamkaas.frontend.tensor import apply_op
 from hamkaas.interpreters.hamkaas import run_function
-from hamkaas.schedules.matmul import VectorShape
+from hamkaas.passes.program_to_persistent import ProgramToPersistentPass
+from hamkaas.schedules.vector_shape import VectorShape
 
 Array = NDArray[Any]
 
@@ -150,6 +155,14 @@ LONG: tuple[tuple[int, int, int, int, Any, tuple[int, ...]], ...] = (
 )
 """Attention over caches that are long enough for several blocks: query heads, key heads, their size, positions, type of
 the cache, lengths."""
+
+
+@contextmanager
+def runs_of(launches: int) -> Generator[None]:
+    """As if runs of so many launches were long enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "ProgramToPersistentPass", partial(ProgramToPersistentPass, min_launches=launches))
+        yield
 
 
 def cases() -> Iterator[tuple[str, Callable[[], Case]]]:

@@ -22,7 +22,6 @@ from hamkaas.artifact import (
     Copy,
     Execute,
     Kernel,
-    Launch,
     Persistent,
     Program,
     Space,
@@ -33,6 +32,7 @@ from hamkaas.runtime.arrays import device_of
 from hamkaas.runtime.cuda_persistent import LoadedPersistent
 from hamkaas.runtime.cudnn import Device, LoadedPlan
 from hamkaas.runtime.device_array import DeviceArray, check, device_pointer, driver, text_of
+from hamkaas.runtime.launch import enqueue_kernel
 from hamkaas.runtime.nvrtc import compile_cubin
 
 UPLOAD_CHUNK = 32 << 20
@@ -348,7 +348,9 @@ class CudaRuntime:
             elif isinstance(step, Persistent):
                 self._persistent[step.kernel].launch(self._stream)
             else:
-                self._launch(step, [self._address(ref, staging, inputs) for ref in step.args])
+                args = [self._address(ref, staging, inputs) for ref in step.args]
+                function = self._functions[step.kernel]
+                enqueue_kernel(function, step.grid, step.block, args, self._stream, overlap=step.overlap)
         if not is_last:
             return
         if all(pointer is None for pointer in external):  # else the outputs stay on the device
@@ -356,20 +358,6 @@ class CudaRuntime:
                 target, source = staging.pinned_output(i), staging.device_output(i)
                 check(driver.cuMemcpyDtoHAsync(target, source, spec.nbytes, self._stream))
         check(driver.cuMemcpyDtoHAsync(staging.pinned_output(len(program.outputs)), self._status, 8, self._stream))
-
-    def _launch(self, step: Launch, args: Sequence[int]) -> None:
-        """Enqueues one kernel; its arguments are pointers only, its shared memory is static."""
-        parameters = (tuple(args), (ctypes.c_void_p,) * len(args))
-        config = driver.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = step.grid, 1, 1
-        config.blockDimX, config.blockDimY, config.blockDimZ = step.block, 1, 1
-        config.hStream = self._stream
-        if step.overlap:  # programmatic dependent launch: the kernel waits for what is ahead of it by itself
-            attribute = driver.CUlaunchAttribute()
-            attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-            attribute.value.programmaticStreamSerializationAllowed = 1
-            config.attrs, config.numAttrs = [attribute], 1
-        check(driver.cuLaunchKernelEx(config, self._functions[step.kernel], parameters, 0))
 
     def _address(self, ref: BufferRef, staging: "_Staging", inputs: Sequence[int]) -> int:
         match ref.space:

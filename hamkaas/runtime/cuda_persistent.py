@@ -1,6 +1,5 @@
 """Persistent kernels on a device: their table of steps, their counters, and how many blocks stay."""
 
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from hamkaas.artifact import BufferRef, Persistent
 from hamkaas.errors import RuntimeFault
 from hamkaas.runtime.device_array import check, driver
+from hamkaas.runtime.launch import enqueue_kernel
 
 
 class LoadedPersistent:
@@ -37,16 +37,8 @@ class LoadedPersistent:
     def launch(self, stream: Any) -> None:
         """Enqueues it. As a cooperative launch the driver starts all blocks together, or refuses: they wait for each
         other, and would wait forever for one that cannot start."""
-        config = driver.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = self.grid, 1, 1
-        config.blockDimX, config.blockDimY, config.blockDimZ = self._step.block, 1, 1
-        config.hStream = stream
-        attribute = driver.CUlaunchAttribute()
-        attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
-        attribute.value.cooperative = 1
-        config.attrs, config.numAttrs = [attribute], 1
-        parameters = ((self._table, self._counters), (ctypes.c_void_p, ctypes.c_void_p))
-        check(driver.cuLaunchKernelEx(config, self._function, parameters, 0))
+        pointers = (self._table, self._counters)
+        enqueue_kernel(self._function, self.grid, self._step.block, pointers, stream, cooperative=True)
 
 
 def table_of(step: Persistent, address: Callable[[BufferRef], int]) -> np.ndarray[Any, Any]:

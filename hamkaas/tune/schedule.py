@@ -10,14 +10,14 @@ from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp
 
 from hamkaas import knobs
-from hamkaas.artifact import Artifact, Execute, Persistent, Schedule
+from hamkaas.artifact import Artifact, Persistent
 from hamkaas.dialects import hamkaas
 from hamkaas.passes.program_to_persistent import ProgramToPersistentPass
-from hamkaas.pipeline import CudaOptions
+from hamkaas.pipeline import CudaOptions, Schedule
 from hamkaas.remarks import remark
 from hamkaas.runtime.cache import CacheKey, DiskCache
 from hamkaas.tune.digest import compiler_digest
-from hamkaas.tune.timing import generate, reads_too_much, seconds_of_run
+from hamkaas.tune.timing import executes_plans, generate, reads_too_much, seconds_of_run
 
 
 def choose_schedule(
@@ -37,18 +37,17 @@ def choose_schedule(
     )
     if (known := disk.get(key)) is not None:
         return "persistent" if known == b"persistent" else "graph"
-    persistent = generate(module.clone(), arch, replace(options, schedule="persistent"))
+    persistent = generate(module, arch, replace(options, schedule="persistent"))
     numbers = [
         number
         for number, program in enumerate(persistent.programs)
-        if any(isinstance(step, Persistent) for step in program.steps)
-        and not any(isinstance(step, Execute) for step in program.steps)
+        if any(isinstance(step, Persistent) for step in program.steps) and not executes_plans(program)
     ]
     if not numbers:
         return "graph"
     if progress is not None:
         progress("timing a persistent kernel against a graph")
-    graph = generate(module.clone(), arch, replace(options, schedule="graph"))
+    graph = generate(module, arch, replace(options, schedule="graph"))
     of_graph, of_persistent = (_seconds(one, numbers) for one in (graph, persistent))
     chosen: Schedule = "persistent" if of_persistent < of_graph else "graph"
     times = f"{of_persistent * 1e6:.1f} us as a persistent kernel, {of_graph * 1e6:.1f} us as a graph"

@@ -18,7 +18,7 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import Block, Region, SSAValue
 
 from hamkaas import knobs
-from hamkaas.artifact import Artifact, Execute, Launch, Program
+from hamkaas.artifact import Artifact, Launch, Program
 from hamkaas.codegen.cuda import MAX_SHARED_BYTES, shared_bytes
 from hamkaas.dialects import hamkaas, kernel
 from hamkaas.errors import CompileError
@@ -28,7 +28,7 @@ from hamkaas.schedules.elements import shape_of
 from hamkaas.schedules.lower import lower_group
 from hamkaas.schedules.vector_shape import VectorShape
 from hamkaas.tune.digest import compiler_digest
-from hamkaas.tune.timing import generate, reads_too_much, seconds_of_run
+from hamkaas.tune.timing import executes_plans, generate, reads_too_much, seconds_of_run
 
 if TYPE_CHECKING:
     from hamkaas.runtime.cuda import CudaRuntime
@@ -82,12 +82,16 @@ def choose_shapes(module: ModuleOp, arch: str, progress: Callable[[str], None] |
     key = CacheKey.of("vector-shapes", module=str(module), compiler=compiler_digest(), device=gpu_name())
     if (known := disk.get(key)) is not None:
         return tuple(json.loads(known))
-    artifact = generate(module.clone(), arch)
-    runtime = CudaRuntime(replace(artifact, programs=(), plans=()), None, progress=progress)
-    try:
-        chosen = _search(runtime, artifact, module, arch, progress)
-    finally:
-        runtime.close()
+    artifact = generate(module, arch)
+    groups = {group.sym_name.data for group, _ in tried}
+    programs = [program for program in artifact.programs if _is_timed(program, groups)]
+    chosen: dict[str, Variant] = {}
+    if programs:
+        runtime = CudaRuntime(replace(artifact, programs=(), plans=()), None, progress=progress)
+        try:
+            chosen = _search(runtime, programs, module, arch, progress)
+        finally:
+            runtime.close()
     shapes = tuple(f"{variant.group}:{variant.shape}" for variant in chosen.values())
     disk.put(key, json.dumps(shapes).encode(), f"{len(shapes)} of {len(tried)} kernels are not as the rule has them")
     return shapes
@@ -95,18 +99,13 @@ def choose_shapes(module: ModuleOp, arch: str, progress: Callable[[str], None] |
 
 def _search(
     runtime: "CudaRuntime",
-    artifact: Artifact,
+    programs: Sequence[Program],
     module: ModuleOp,
     arch: str,
     progress: Callable[[str], None] | None,
 ) -> dict[str, Variant]:
-    """The variants of groups of a module that make its programs faster, as `descend` finds them."""
+    """The variants of groups of a module that make these of its programs faster, as `descend` finds them."""
     from hamkaas.runtime.nvrtc import Cubin, compile_cubin
-
-    groups = {group.sym_name.data for group, _ in _tried(module)}
-    programs = [program for program in artifact.programs if _is_timed(program, groups)]
-    if not programs:
-        return {}
 
     def seconds(trial: Sequence[Program]) -> float:
         return sum(seconds_of_run(runtime, runtime.add(program)) for program in trial)
@@ -156,9 +155,9 @@ def _with(program: Program, chosen: Mapping[str, Variant]) -> Program:
 
 
 def _is_timed(program: Program, groups: AbstractSet[str]) -> bool:
-    """Whether a program launches kernels of these groups, and no cuDNN graphs: these would take most of its time."""
-    launches = [step for step in program.steps if isinstance(step, Launch)]
-    return any(step.kernel in groups for step in launches) and not any(isinstance(s, Execute) for s in program.steps)
+    """Whether a program launches kernels of these groups, and is timed at all."""
+    launches = (step.kernel for step in program.steps if isinstance(step, Launch))
+    return not groups.isdisjoint(launches) and not executes_plans(program)
 
 
 # What is tried

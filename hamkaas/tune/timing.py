@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 from xdsl.dialects.builtin import ModuleOp
 
-from hamkaas.artifact import Artifact
+from hamkaas.artifact import Artifact, Execute, Program
 from hamkaas.codegen.plan import spec_of
 from hamkaas.compiler import generate_cuda
 from hamkaas.dialects import hamkaas
-from hamkaas.pipeline import RULES, CudaOptions, run_pipeline
+from hamkaas.pipeline import RULES, CudaOptions, Replay, run_pipeline
 from hamkaas.universe import context
 
 if TYPE_CHECKING:
@@ -32,9 +32,15 @@ def reads_too_much(module: ModuleOp) -> bool:
 
 
 def generate(module: ModuleOp, arch: str, options: CudaOptions = RULES) -> Artifact:
-    """The code of a module at the stage 'partitioned'; changes the module."""
-    run_pipeline(context(), module, "cuda", options=options, arch=arch, after="partitioned")
-    return generate_cuda(module, arch)
+    """The code of a module at the stage 'partitioned', which stays as it is."""
+    lowered = module.clone()
+    run_pipeline(context(), lowered, "cuda", options=options, arch=arch, after="partitioned", replay=Replay(module))
+    return generate_cuda(lowered, arch)
+
+
+def executes_plans(program: Program) -> bool:
+    """Whether a program runs cuDNN graphs, which take most of its time: it is not timed then."""
+    return any(isinstance(step, Execute) for step in program.steps)
 
 
 def seconds_of_run(runtime: "CudaRuntime", program: int) -> float:

@@ -1,17 +1,14 @@
 """Kernels that stay on the device for many launches: the same results as launches one by one, run after run."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import Case, cases, random_graphs
+from graphs import Case, cases, random_graphs, runs_of
 from hypothesis import HealthCheck, given, settings
 
 import hamkaas as hk
-from hamkaas import pipeline
 from hamkaas.artifact import Persistent
 from hamkaas.models.llama2 import (
     Bursts,
@@ -28,18 +25,9 @@ from hamkaas.models.llama2 import (
     load_checkpoint,
     load_tokenizer,
 )
-from hamkaas.passes.program_to_persistent import ProgramToPersistentPass
 from hamkaas.pipeline import Schedule
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
-
-
-@contextmanager
-def runs_of(launches: int) -> Generator[None]:
-    """As if runs of so many launches were long enough."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "ProgramToPersistentPass", partial(ProgramToPersistentPass, min_launches=launches))
-        yield
 
 
 def stays(model: hk.Model) -> bool:

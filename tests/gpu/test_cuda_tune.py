@@ -35,7 +35,7 @@ def run(precision: str) -> tuple[np.ndarray, list[str], tuple[str, ...]]:
     with hk.compile(graphs, target="cuda", cudnn=False, progress=said.append) as model:
         model["start"](token=np.array([1]), position=np.array([0]))
         *_, logits = model["next"].evaluate({}, times=8)
-        return logits, said, model.artifact.shapes
+        return logits, said, model.options.shapes
 
 
 @pytest.mark.parametrize("precision", ["f32", "i8"])

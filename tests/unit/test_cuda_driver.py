@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hamkaas.runtime import cuda
+from hamkaas.runtime import cuda, launch
 
 
 class Driver:
@@ -52,3 +52,28 @@ def test_the_name_of_a_gpu_ends_where_the_driver_ends_it(rest: bytes, monkeypatc
         assert gpu.name == "NVIDIA H100 80GB HBM3, sm_90, 132 SMs"
         assert driver.held == 1
     assert driver.held == 0
+
+
+@pytest.mark.parametrize("kind", ["overlap", "cooperative", None])
+def test_a_launch(monkeypatch: pytest.MonkeyPatch, kind: str | None) -> None:
+    launched: list[tuple[Any, ...]] = []
+    real = launch.driver
+
+    def enqueue(config: Any, *others: Any) -> tuple[int]:
+        launched.append((config, *others))
+        return (real.CUresult.CUDA_SUCCESS,)
+
+    monkeypatch.setattr(real, "cuLaunchKernelEx", enqueue)
+    launch.enqueue_kernel("function", 7, 64, (0x100, 0x200), real.CUstream(5), **({kind: True} if kind else {}))
+    ((config, function, (values, types), extra),) = launched
+    assert (function, values, len(types), extra) == ("function", (0x100, 0x200), 2, 0)
+    assert (config.gridDimX, config.gridDimY, config.gridDimZ) == (7, 1, 1)
+    assert (config.blockDimX, config.blockDimY, config.blockDimZ) == (64, 1, 1)
+    assert int(config.hStream) == 5
+    assert config.numAttrs == (kind is not None)
+    if kind is not None:
+        (attribute,) = config.attrs
+        names = {"overlap": "PROGRAMMATIC_STREAM_SERIALIZATION", "cooperative": "COOPERATIVE"}
+        assert attribute.id.name == f"CU_LAUNCH_ATTRIBUTE_{names[kind]}"
+        value = attribute.value
+        assert (value.programmaticStreamSerializationAllowed if kind == "overlap" else value.cooperative) == 1

@@ -1,9 +1,6 @@
 """Launches as steps of one kernel that stays: what becomes of whole models, without a GPU."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphs import Case, Maker, assert_close, cases
+from graphs import Case, Maker, assert_close, cases, runs_of
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.parser import Parser
 
 import hamkaas as hk
-from hamkaas import pipeline
 from hamkaas.artifact import Artifact, BufferRef, Copy, Launch, Persistent, Space
 from hamkaas.codegen.cuda_persistent import waits_at_entry
 from hamkaas.codegen.plan import print_plan
@@ -34,14 +30,6 @@ from hamkaas.universe import context
 
 ARCH = "sm_90"
 PERSISTENT = CudaOptions(schedule="persistent")
-
-
-@contextmanager
-def runs_of(launches: int) -> Generator[None]:
-    """As if runs of so many launches were long enough."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "ProgramToPersistentPass", partial(ProgramToPersistentPass, min_launches=launches))
-        yield
 
 
 def lowered(graphs: dict[str, Any], arch: str = ARCH) -> ModuleOp:
@@ -120,8 +108,7 @@ def test_passes_leave_what_is_done_as_it_is(models: Path) -> None:
 
 def test_before_sm_90_the_schedule_changes_nothing(models: Path) -> None:
     built = build_module(decode(models))
-    artifact = compile_artifact(built, "cuda", "sm_80", PERSISTENT)
-    assert replace(artifact, schedule="graph") == compile_artifact(built, "cuda", "sm_80")
+    assert compile_artifact(built, "cuda", "sm_80", PERSISTENT) == compile_artifact(built, "cuda", "sm_80")
 
 
 # any graph

@@ -1,20 +1,21 @@
 """Which shapes products of one row are given, as a device decides; the device is a table here."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from xdsl.dialects.builtin import ModuleOp
 
 import hamkaas as hk
-from hamkaas.artifact import Launch, Program, Space
-from hamkaas.compiler import compile_artifact, compile_module
+from hamkaas.artifact import Launch, Persistent, Program, Space
+from hamkaas.compiler import compile_artifact
 from hamkaas.errors import CompileError
 from hamkaas.frontend import build_module
 from hamkaas.models.llama2 import Config, Transformer
 from hamkaas.pipeline import CudaOptions, run_pipeline
 from hamkaas.remarks import collect
+from hamkaas.runtime import cuda
 from hamkaas.schedules.vector_shape import VectorShape
 from hamkaas.tune.shapes import SHAPES, SHAPES_OF_BYTES, Variant, compile_variants, descend
 from hamkaas.universe import context
@@ -22,10 +23,14 @@ from hamkaas.universe import context
 CONFIG = Config(256, 512, 2, 8, 4, 512, 64, True)
 
 
-def llama(precision: str = "f32") -> hk.frontend.BuiltModule:
+def decoder() -> dict[str, hk.Tensor | Sequence[hk.Tensor]]:
     """A model's graphs "start" and "next"."""
-    weights = {name: np.zeros(shape, np.float32) for name, shape in CONFIG.weight_shapes()}
-    built = build_module(Transformer(CONFIG, weights).decode())
+    return Transformer(CONFIG, {name: np.zeros(shape, np.float32) for name, shape in CONFIG.weight_shapes()}).decode()
+
+
+def llama(precision: str) -> hk.frontend.BuiltModule:
+    """The module of these graphs."""
+    built = build_module(decoder())
     hk.passes.HamkaasConvertWeightsPass(precision).apply(context(), built.module)
     return built
 
@@ -96,20 +101,44 @@ def test_a_variant_that_is_as_fast_is_not_taken() -> None:
     assert descend([program], [variant("g1", 1)], lambda programs: next(times)) == {}
 
 
-def test_what_was_chosen_is_compiled() -> None:
-    built = llama()
+class Runtime:
+    """Of a GPU that is not there."""
+
+    def __init__(self, *_: object, **__: object):
+        pass
+
+
+def test_what_was_chosen_is_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[str] = []
 
-    def choose(module: ModuleOp, options: CudaOptions) -> CudaOptions:
+    def choose_shapes(module: ModuleOp, *_: object) -> tuple[str, ...]:
         asked.append(str(module))
-        return replace(options, shapes=("g2:128:32:4:64",))
+        return ("g2:128:32:4:64",)
 
-    artifact = compile_module(built.module.clone(), "cuda", "sm_90", choose=choose)
+    def choose_schedule(module: ModuleOp, arch: str, options: CudaOptions, *_: object) -> str:
+        assert options.shapes == ("g2:128:32:4:64",)
+        return "persistent"
+
+    for name, value in {
+        "driver_available": lambda: None,
+        "default_arch": lambda: "sm_90",
+        "gpu_name": lambda: "a GPU that is not there",
+        "CudaRuntime": Runtime,
+    }.items():
+        monkeypatch.setattr(cuda, name, value)
+    monkeypatch.setattr(hk.api, "choose_shapes", choose_shapes)
+    monkeypatch.setattr(hk.api, "choose_schedule", choose_schedule)
+    monkeypatch.setenv("HAMKAAS_TUNE", "1")
+    monkeypatch.setenv("HAMKAAS_CACHE_DIR", str(tmp_path))
+    model = hk.compile(decoder(), target="cuda")
     (text,) = asked
     assert "hamkaas.group @g2" in text
-    assert artifact.shapes == ("g2:128:32:4:64",)
-    steps = [step for step in artifact.programs[1].steps if isinstance(step, Launch) and step.kernel == "g2"]
-    assert {step.block for step in steps} == {128}
+    assert (model.options.shapes, model.options.schedule) == (("g2:128:32:4:64",), "persistent")
+    launches = [
+        one for step in model.artifact.programs[1].steps if isinstance(step, Persistent) for one in step.launches
+    ]
+    assert {one.block for one in launches if one.kernel == "g2"} == {128}
+    assert "program.persistent" in model.ir("program")
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, *SHAPES_OF_BYTES], ids=str)
