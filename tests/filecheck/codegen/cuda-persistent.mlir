@@ -3,7 +3,12 @@
 
 // A kernel that is launched outside too stays a kernel; the others become stages only.
 // CHECK: struct Step {
+// CHECK: if (!slot.waits) return;
+// CHECK-NEXT: slot.waits = false;
 // CHECK: ld.acquire.gpu
+// CHECK-NEXT: } while (found != slot.expected);
+// CHECK-NEXT: }
+// CHECK-NEXT: meet<threads>(slot);
 // CHECK: red.release.gpu
 // CHECK: void __launch_bounds__(128) scale(
 // CHECK: griddepcontrol.wait
