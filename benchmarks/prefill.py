@@ -124,9 +124,12 @@ def measure_torch(
     torch.backends.cuda.matmul.allow_tf32 = activations == "tf32"
     prompt = torch_llama.Prompt(torch_llama.Llama(config, PRECISIONS[activations], "cuda"), kind, tokens)
     seconds = min(prompt.seconds() for _ in range(options.repeats))
+    device = min(prompt.seconds_on_device() for _ in range(3))
     return {
         "tokens_per_second": round(tokens / seconds),
+        "tokens_per_second_on_device": round(tokens / device),
         "ms": round(seconds * 1e3, 3),
+        "ms_on_device": round(device * 1e3, 3),
         "tflops": round(flops(config, tokens) / seconds / 1e12, 1),
         "compile_seconds": round(prompt.compile_seconds, 1),
     }

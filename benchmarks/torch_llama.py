@@ -183,7 +183,9 @@ class Prompt:
         """`kind` is "graph" or "compile", as for `Decoder`; it is a layer that is compiled."""
         self.llama = llama
         self.caches = llama.caches(llama.dtype, tokens)
-        self.tokens = torch.ones(tokens, device=llama.device, dtype=torch.long)
+        self.prompt = torch.ones(tokens, dtype=torch.long, pin_memory=llama.device == "cuda")
+        self.tokens = self.prompt.to(llama.device)
+        self.logits = torch.empty(0)
         begun = time.perf_counter()
         if kind == "compile":
             self.layer = compiled(self.layer)
@@ -206,20 +208,30 @@ class Prompt:
         turn = self.llama.cos[:count, None], self.llama.sin[:count, None]
         return self.llama.layer(x, weights, turn, attend)
 
-    def prefill(self) -> torch.Tensor:
-        """Logits after the last token."""
+    def prefill(self) -> None:
+        """Logits after the last token: [vocab_size]. Captured, they are always in the same memory."""
         x = self.llama.embed(self.tokens)
         for weights, cache in zip(self.llama.layers, self.caches, strict=True):
             x = self.layer(x, weights, cache)
-        return self.llama.logits(x[-1])
+        self.logits = self.llama.logits(x[-1])
 
     def seconds(self) -> float:
-        """Of the whole prompt."""
+        """Of the whole prompt: tokens up, logits down."""
         synchronize(self.llama.device)
         started = time.perf_counter()
+        self.tokens.copy_(self.prompt, non_blocking=True)
         self.run()
-        synchronize(self.llama.device)
+        self.logits.cpu()
         return time.perf_counter() - started
+
+    def seconds_on_device(self, runs: int = 5) -> float:
+        """Of one of several in a row, without copies."""
+        synchronize(self.llama.device)
+        started = time.perf_counter()
+        for _ in range(runs):
+            self.run()
+        synchronize(self.llama.device)
+        return (time.perf_counter() - started) / runs
 
 
 def compiled(work: Callable[..., Any]) -> Callable[..., Any]:

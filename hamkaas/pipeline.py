@@ -39,6 +39,7 @@ from hamkaas.passes.hamkaas_assign_shapes import HamkaasAssignShapesPass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
 from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
+from hamkaas.passes.hamkaas_pack_weights import HamkaasPackWeightsPass
 from hamkaas.passes.hamkaas_raise_attention import HamkaasRaiseAttentionPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
 from hamkaas.passes.hamkaas_widen_scales import HamkaasWidenScalesPass
@@ -75,11 +76,12 @@ class CudnnOptions:
     def passes(self) -> tuple[ModulePass, ...]:
         """The passes that outline it."""
         outline = CudnnOutlinePass(self.policy, tf32=self.tf32, refused=self.refused)
-        return (outline, CudnnDedupPass(), CudnnAssignPlansPass(self.plans), CommonSubexpressionElimination())
+        pack = HamkaasPackWeightsPass(self.refused)
+        return (outline, pack, CudnnDedupPass(), CudnnAssignPlansPass(self.plans), CommonSubexpressionElimination())
 
 
 KERNEL_BODIES = ("kernel", "scf", "arith", "math", "vector")
-SYMBOLS = ("hamkaas.weight", "hamkaas.state")
+SYMBOLS = ("hamkaas.weight", "hamkaas.packed_weight", "hamkaas.state")
 CUDNN_GRAPHS = tuple(op.name for op in CUDNN.operations if op is not ExecuteOp)
 
 DEFAULT_ARCH = "sm_90"

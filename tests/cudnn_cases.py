@@ -22,7 +22,7 @@ from hamkaas.passes.cudnn_dedup import CudnnDedupPass
 from hamkaas.passes.cudnn_outline import CudnnOutlinePass
 from hamkaas.passes.hamkaas_convert_activations import HamkaasConvertActivationsPass
 from hamkaas.passes.verify_dominance import verify_dominance
-from hamkaas.pipeline import run_pipeline
+from hamkaas.pipeline import CudnnOptions, run_pipeline
 from hamkaas.remarks import collect
 from hamkaas.universe import context
 
@@ -132,14 +132,14 @@ class Prefill:
         self.inputs = chunk_inputs(tokens.tolist(), 4, TOKENS) | {"row": np.array([TOKENS - 1])}
 
     def outlined(self, policy: PolicyName = "profitable") -> tuple[ModuleOp, list[str]]:
-        """The module after outlining and deduplication, and the remarks of the latter."""
+        """The module after all that puts it into cuDNN graphs, and the remarks of the deduplication."""
         module = self.built.module.clone()
         run_pipeline(context(), module, "cuda", until="graph")
-        CudnnOutlinePass(policy).apply(context(), module)
         with collect() as remarks:
-            CudnnDedupPass().apply(context(), module)
+            for one in CudnnOptions(policy).passes:
+                one.apply(context(), module)
         module.verify()
-        return module, [str(one) for one in remarks]
+        return module, [str(one) for one in remarks if one.where == CudnnDedupPass.name]
 
 
 def llama2_specs() -> list[CudnnGraph]:

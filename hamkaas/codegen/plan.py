@@ -49,11 +49,12 @@ def build_artifact(
     `plans` has one for each of its cuDNN graphs, in any order; without, the artifact is for reading.
     """
     ops = list(module.body.block.ops)
-    weights = tuple(spec_of(op.sym_name.data, op.type) for op in ops if isinstance(op, hamkaas.WeightOp))
+    packed = [op for op in ops if isinstance(op, hamkaas.PackedWeightOp)]
+    weights = tuple(spec_of(op.sym_name.data, op.type) for op in _in_order(ops, packed))
     states = tuple(spec_of(op.sym_name.data, op.type) for op in ops if isinstance(op, hamkaas.StateOp))
     kernels = {op.sym_name.data: op for op in ops if isinstance(op, kernel.FuncOp)}
     graphs = {op.sym_name.data: build_graph(op) for op in ops if isinstance(op, cudnn.GraphOp)}
-    planner = _Planner(kernels, graphs, weights, states)
+    planner = _Planner(kernels, graphs, weights, states, packed)
     programs = tuple(planner.plan(op) for op in ops if isinstance(op, program.FuncOp))
     return Artifact(
         target=target,
@@ -66,6 +67,14 @@ def build_artifact(
         programs=programs,
         plans=tuple(plan for graph in graphs.values() for plan in plans if plan.graph == graph),
     )
+
+
+def _in_order(ops: Sequence[Operation], packed: Sequence[hamkaas.PackedWeightOp]) -> list[hamkaas.WeightOp]:
+    """The weights as they lie in memory: those that are packed behind the first of them."""
+    weights = {op.sym_name.data: op for op in ops if isinstance(op, hamkaas.WeightOp)}
+    together = {part: op.parts for op in packed for part in op.parts}
+    names = dict.fromkeys(part for name in weights for part in together.get(name, (name,)))
+    return [weights[name] for name in names]
 
 
 def persistent_regions(module: ModuleOp) -> list[program.PersistentOp]:
@@ -99,6 +108,7 @@ class _Planner:
         graphs: dict[str, CudnnGraph],
         weights: tuple[TensorSpec, ...],
         states: tuple[TensorSpec, ...],
+        packed: Sequence[hamkaas.PackedWeightOp],
     ):
         self.kernels = kernels
         self.graphs = graphs
@@ -106,6 +116,7 @@ class _Planner:
             **{spec.name: BufferRef(Space.WEIGHT, number) for number, spec in enumerate(weights)},
             **{spec.name: BufferRef(Space.STATE, number) for number, spec in enumerate(states)},
         }
+        self.places |= {op.sym_name.data: self.places[op.parts[0]] for op in packed}
         self.arena_bytes = 0
 
     def plan(self, function: program.FuncOp) -> Program:

@@ -17,8 +17,10 @@ from typing import ClassVar, TypeGuard
 from xdsl.dialect_interfaces.constant_materialization import ConstantMaterializationInterface
 from xdsl.dialects.builtin import (
     I64,
+    ArrayAttr,
     BFloat16Type,
     DenseArrayBase,
+    FixedBitwidthType,
     FlatSymbolRefAttrConstr,
     Float16Type,
     Float32Type,
@@ -56,6 +58,8 @@ from xdsl.printer import Printer
 from xdsl.traits import ConstantLike, IsolatedFromAbove, IsTerminator, Pure, SymbolOpInterface
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.hints import isa
+
+from hamkaas.artifact import ALIGNMENT
 
 AnyTensor = TensorType[Attribute]
 
@@ -176,6 +180,63 @@ class WeightOp(SymbolOp):
     """
 
     name = "hamkaas.weight"
+
+
+@irdl_op_definition
+class PackedWeightOp(SymbolOp):
+    """A weight whose rows are those of others, one after the other, in the same memory: no array is bound to it.
+
+    Its parts stay weights of their own, and none is part of two. All but the last fill whole multiples of `ALIGNMENT`
+    bytes, so that nothing lies between them.
+
+    ```mlir
+    hamkaas.weight @wq : tensor<64x32xf32>
+    hamkaas.weight @wk : tensor<16x32xf32>
+    hamkaas.packed_weight @wq_wk : tensor<80x32xf32> of [@wq, @wk]
+    ```
+    """
+
+    name = "hamkaas.packed_weight"
+    parts_ = prop_def(ArrayAttr[SymbolRefAttr], prop_name="parts")
+    traits = traits_def(SymbolOpInterface())
+    assembly_format = "$sym_name `:` $type `of` $parts attr-dict"
+
+    def __init__(self, name: str, parts: Sequence[WeightOp]):
+        super().__init__(name, packed_type([part.type for part in parts]))
+        self.properties["parts"] = ArrayAttr([SymbolRefAttr(part.sym_name) for part in parts])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the weights."""
+        return tuple(part.root_reference.data for part in self.parts_)
+
+    def verify_(self) -> None:
+        super().verify_()
+        if (module := self.parent_op()) is None:
+            return
+        ops = list(module.regions[0].block.ops)
+        weights = {op.sym_name.data: op for op in ops if isinstance(op, WeightOp)}
+        uses = [part for op in ops if isinstance(op, PackedWeightOp) for part in op.parts]
+        for part in self.parts:
+            if part not in weights:
+                raise VerifyException(f"expected the names of weights, got @{part}")
+            if uses.count(part) > 1:
+                raise VerifyException(f"expected each weight to be part of one only, got @{part} again")
+        if self.type != (expected := packed_type([weights[part].type for part in self.parts])):
+            raise VerifyException(f"expected {expected}, got {self.type}")
+
+
+def packed_type(types: Sequence[Attribute]) -> AnyTensor:
+    """The type of the rows of weights of these types. Raises `VerifyException` if they cannot be packed."""
+    tensors = [check_tensor_type(type) for type in types]
+    if len({(type.element_type, type.get_shape()[1:]) for type in tensors}) != 1:
+        raise VerifyException(f"expected parts whose rows are of one type, got {', '.join(map(str, types)) or 'none'}")
+    element, rows = tensors[0].element_type, [type.get_shape()[0] for type in tensors]
+    assert isinstance(element, FixedBitwidthType)
+    for type in tensors[:-1]:
+        if prod(type.get_shape()) * element.size % ALIGNMENT:
+            raise VerifyException(f"expected parts that fill a multiple of {ALIGNMENT} bytes, got {type}")
+    return TensorType(element, [sum(rows), *tensors[0].get_shape()[1:]])
 
 
 @irdl_op_definition
@@ -1216,6 +1277,7 @@ HAMKAAS = Dialect(
     "hamkaas",
     [
         WeightOp,
+        PackedWeightOp,
         StateOp,
         GetOp,
         SetOp,

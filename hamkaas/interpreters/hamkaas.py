@@ -88,8 +88,11 @@ class _Run:
 
     def _get(self, op: hamkaas.GetOp) -> Array:
         name = op.symbol.root_reference.data
-        if isinstance(self.symbols[name], hamkaas.WeightOp):
+        symbol = self.symbols[name]
+        if isinstance(symbol, hamkaas.WeightOp):
             return self.weights[name]
+        if isinstance(symbol, hamkaas.PackedWeightOp):
+            return np.concatenate([self.weights[part] for part in symbol.parts])
         if name in self.states:
             return self.states[name]
         type = tensor_type(op.result)

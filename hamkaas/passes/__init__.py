@@ -11,6 +11,7 @@ from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass
 from hamkaas.passes.hamkaas_dedup_groups import HamkaasDedupGroupsPass
 from hamkaas.passes.hamkaas_merge_groups import HamkaasMergeGroupsPass
 from hamkaas.passes.hamkaas_outline_groups import HamkaasOutlineGroupsPass
+from hamkaas.passes.hamkaas_pack_weights import HamkaasPackWeightsPass
 from hamkaas.passes.hamkaas_raise_attention import HamkaasRaiseAttentionPass
 from hamkaas.passes.hamkaas_to_kernel import HamkaasToKernelPass
 from hamkaas.passes.hamkaas_widen_scales import HamkaasWidenScalesPass
@@ -28,6 +29,7 @@ ALL_PASSES: tuple[type[ModulePass], ...] = (
     HamkaasWidenScalesPass,
     HamkaasRaiseAttentionPass,
     CudnnOutlinePass,
+    HamkaasPackWeightsPass,
     CudnnDedupPass,
     CudnnAssignPlansPass,
     HamkaasOutlineGroupsPass,

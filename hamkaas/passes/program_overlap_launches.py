@@ -41,7 +41,8 @@ class ProgramOverlapLaunchesPass(ModulePass):
     name = "program-overlap-launches"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        weights = {child.sym_name.data for child in op.body.block.ops if isinstance(child, hamkaas.WeightOp)}
+        constant = (hamkaas.WeightOp, hamkaas.PackedWeightOp)
+        weights = {child.sym_name.data for child in op.body.block.ops if isinstance(child, constant)}
         launches: dict[str, list[program.LaunchOp]] = {}
         for launch in op.walk():
             if isinstance(launch, program.LaunchOp):

@@ -64,7 +64,7 @@ def test_all_graphs_that_have_plans_are_taken() -> None:
     artifact = compile_artifact(prefill.built, "cuda", "sm_90", CudaOptions(choice.options), choice.plans)
     steps = artifact.programs[0].steps
     executions = [step for step in steps if isinstance(step, Execute)]
-    assert len(executions) == 20
+    assert len(executions) == 16
     for step in executions:
         assert artifact.plans[step.plan].data.decode() == step.label
         assert step.workspace is not None
@@ -76,7 +76,7 @@ def test_all_graphs_that_have_plans_are_taken() -> None:
     assert not any(step.overlap for step in behind if isinstance(step, Launch))
     module = prefill.built.module.clone()
     run_pipeline(context(), module, "cuda", options=CudaOptions(choice.options))
-    assert "20 executions of 8 cuDNN graphs" in print_plan(module)
+    assert "16 executions of 8 cuDNN graphs" in print_plan(module)
 
 
 @pytest.mark.parametrize("kind", ["sdpa", "rmsnorm", "silu"])
@@ -90,6 +90,16 @@ def test_what_has_no_plan_goes_to_our_kernels(kind: str) -> None:
     artifact = compile_artifact(prefill.built, "cuda", "sm_90", CudaOptions(choice.options), choice.plans)
     labels = " ".join(step.label for step in artifact.programs[0].steps if isinstance(step, Launch))
     assert {"sdpa": "attention", "rmsnorm": "rms_norm", "silu": "silu"}[kind] in labels
+
+
+def test_products_stay_apart_where_the_one_of_all_is_refused() -> None:
+    prefill = Prefill(2)
+    together = "matmul 8x128 from 64, bfloat16"
+    decide, asked = device(lambda graph: graph.label != together)
+    choice = tune.choose(graph_of(prefill), CudnnOptions(), decide, None)
+    labels = {plan.graph.label for plan in choice.plans}
+    assert {"matmul 8x64 from 64, bfloat16", "matmul 8x32 from 64, bfloat16"} <= labels
+    assert choice.options.refused == tuple({graph.fingerprint for graph in asked if graph.label == together})
 
 
 def test_nothing_is_left_where_nothing_is_taken() -> None:

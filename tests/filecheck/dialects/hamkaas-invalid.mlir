@@ -245,3 +245,50 @@ func.func @f(%l: tensor<9xf32>, %t: tensor<1xf32>, %c: tensor<2xf32>) {
 hamkaas.group @g(%x: tensor<4xf32>) -> tensor<4xf32> {
   hamkaas.yield %x, %x : tensor<4xf32>, tensor<4xf32>
 }
+
+// -----
+
+// CHECK: error: 'hamkaas.packed_weight' does not verify: expected the names of weights, got @k
+hamkaas.weight @w : tensor<64x4xf32>
+hamkaas.state @k : tensor<64x4xf32>
+hamkaas.packed_weight @p : tensor<128x4xf32> of [@w, @k]
+
+// -----
+
+// CHECK: error: 'hamkaas.packed_weight' does not verify: expected each weight to be part of one only, got @w again
+hamkaas.weight @w : tensor<64x4xf32>
+hamkaas.packed_weight @p : tensor<128x4xf32> of [@w, @w]
+
+// -----
+
+// CHECK: error: 'hamkaas.packed_weight' does not verify: expected each weight to be part of one only, got @v again
+hamkaas.weight @v : tensor<64x4xf32>
+hamkaas.weight @w : tensor<64x4xf32>
+hamkaas.packed_weight @p : tensor<128x4xf32> of [@w, @v]
+hamkaas.packed_weight @q : tensor<64x4xf32> of [@v]
+
+// -----
+
+// CHECK: error: 'hamkaas.packed_weight' does not verify: expected parts whose rows are of one type, got tensor<64x4xf32>, tensor<64x4xf16>
+hamkaas.weight @v : tensor<64x4xf32>
+hamkaas.weight @w : tensor<64x4xf16>
+hamkaas.packed_weight @p : tensor<128x4xf32> of [@v, @w]
+
+// -----
+
+// CHECK: error: 'hamkaas.packed_weight' does not verify: expected parts whose rows are of one type, got none
+hamkaas.packed_weight @p : tensor<128x4xf32> of []
+
+// -----
+
+// CHECK: error: 'hamkaas.packed_weight' does not verify: expected parts that fill a multiple of 256 bytes, got tensor<5x4xf32>
+hamkaas.weight @v : tensor<5x4xf32>
+hamkaas.weight @w : tensor<64x4xf32>
+hamkaas.packed_weight @p : tensor<69x4xf32> of [@v, @w]
+
+// -----
+
+// CHECK: error: 'hamkaas.packed_weight' does not verify: expected tensor<69x4xf32>, got tensor<64x4xf32>
+hamkaas.weight @v : tensor<5x4xf32>
+hamkaas.weight @w : tensor<64x4xf32>
+hamkaas.packed_weight @p : tensor<64x4xf32> of [@w, @v]
