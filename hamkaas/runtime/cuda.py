@@ -33,7 +33,7 @@ from hamkaas.runtime.cuda_persistent import LoadedPersistent
 from hamkaas.runtime.cudnn import Device, LoadedPlan
 from hamkaas.runtime.device_array import DeviceArray, check, device_pointer, driver, text_of
 from hamkaas.runtime.launch import enqueue_kernel
-from hamkaas.runtime.nvrtc import compile_cubin
+from hamkaas.runtime.nvrtc import Cubin, compile_cubin
 
 UPLOAD_CHUNK = 32 << 20
 """Bytes of pinned memory through which weights are uploaded; there are two such pieces, used in turn."""
@@ -140,10 +140,12 @@ class CudaRuntime:
         weights: Iterable[np.ndarray[Any, Any]] | None,
         *,
         progress: Callable[[str], None] | None = None,
+        cubin: Cubin | None = None,
     ):
         """Compiles the code (or takes it from the cache), uploads the weights and zeroes the states.
 
         Without weights they are zeros: whoever wants to know only how long something takes need not upload any.
+        `cubin` is the compiled code, where that is there already.
 
         Raises `RuntimeFault` if the driver refuses, for want of memory say; what was taken until then is freed.
         """
@@ -157,7 +159,7 @@ class CudaRuntime:
             self._context = gpu.context
             self._stream = check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
             stack.callback(lambda: check(driver.cuStreamDestroy(self._stream)))
-            self._load_kernels(stack, say)
+            self._load_kernels(stack, cubin, say)
             self._load_plans(stack, gpu.name)
             self._allocate(stack)
             self._load_persistent(stack)
@@ -172,10 +174,10 @@ class CudaRuntime:
 
     # set-up
 
-    def _load_kernels(self, stack: ExitStack, say: Callable[[str], None]) -> None:
+    def _load_kernels(self, stack: ExitStack, cubin: Cubin | None, say: Callable[[str], None]) -> None:
         self._functions: dict[str, Any] = {}
         if self._artifact.kernels:
-            cubin = compile_cubin(self._artifact.source, self._artifact.arch, progress=say)
+            cubin = cubin or compile_cubin(self._artifact.source, self._artifact.arch, progress=say)
             self._load_module(stack, self._artifact.kernels, cubin.image)
 
     def _load_module(self, stack: ExitStack, kernels: Sequence[Kernel], cubin: bytes) -> None:

@@ -1,6 +1,6 @@
 """Schedule of groups without a reduction: every output element on its own.
 
-CPU: a block is a run of neighbouring elements, in vectors. CUDA: a thread is one element, or one 16-byte vector.
+CPU: a block is a run of neighbouring elements, in vectors. CUDA: a thread is one element, or a few 16-byte vectors.
 """
 
 from math import prod
@@ -17,6 +17,12 @@ CUDA_BLOCK = 128
 
 CUDA_VECTORS_FROM = 1 << 18
 """Elements from which on a thread takes a vector: below, more threads hide latency better."""
+
+CUDA_VECTORS = 4
+"""Vectors of a thread, whose loads are under way together, where that leaves `CUDA_BLOCKS` blocks."""
+
+CUDA_BLOCKS = 256
+"""About two for each multiprocessor."""
 
 
 def lower_pointwise(lowering: Lowering) -> tuple[int, int]:
@@ -67,14 +73,19 @@ def _lower_cuda(lowering: Lowering) -> tuple[int, int]:
     total = _total(lowering)
     lanes = lowering.lanes if total >= CUDA_VECTORS_FROM and total % lowering.lanes == 0 else 1
     items = total // lanes
-    grid = -(-items // CUDA_BLOCK)
-    item = b.block_id(grid) * CUDA_BLOCK + b.thread_id(CUDA_BLOCK)
+    vectors = CUDA_VECTORS if items % (CUDA_VECTORS * CUDA_BLOCK * CUDA_BLOCKS) == 0 else 1
+    grid = -(-items // (vectors * CUDA_BLOCK))
+    first = b.block_id(grid) * (vectors * CUDA_BLOCK) + b.thread_id(CUDA_BLOCK)
     lane = Index.of(Lane(lanes)) if lanes > 1 else Index.of(0)
     if items % CUDA_BLOCK == 0:
-        _store(lowering, item * lanes + lane)
+        positions = [(first + number * CUDA_BLOCK) * lanes + lane for number in range(vectors)]
+        for position in positions if vectors > 1 else ():
+            _compute(lowering, position)
+        for position in positions:
+            _store(lowering, position)
     else:
-        inside = b.compare("slt", b.index(item), b.number(items))
-        i = b.var(b.index(item), items, "i")
+        inside = b.compare("slt", b.index(first), b.number(items))
+        i = b.var(b.index(first), items, "i")
         b.when(inside, lambda: _store(lowering, i * lanes + lane))
     return grid, CUDA_BLOCK
 
@@ -82,6 +93,12 @@ def _lower_cuda(lowering: Lowering) -> tuple[int, int]:
 def _total(lowering: Lowering) -> int:
     output = lowering.output
     return prod(shape_of(output.value))
+
+
+def _compute(lowering: Lowering, position: Index) -> None:
+    """Computes what `_store` stores."""
+    value = lowering.output.value
+    lowering.elements.at(value, delinearize(position, shape_of(value)))
 
 
 def _store(lowering: Lowering, position: Index) -> None:

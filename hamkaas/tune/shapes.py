@@ -11,7 +11,6 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
 
 from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp, StringAttr
@@ -29,9 +28,6 @@ from hamkaas.schedules.lower import lower_group
 from hamkaas.schedules.vector_shape import VectorShape
 from hamkaas.tune.digest import compiler_digest
 from hamkaas.tune.timing import executes_plans, generate, reads_too_much, seconds_of_run
-
-if TYPE_CHECKING:
-    from hamkaas.runtime.cuda import CudaRuntime
 
 SHAPES = (
     VectorShape(128, 32, 2),
@@ -73,7 +69,7 @@ def choose_shapes(module: ModuleOp, arch: str, progress: Callable[[str], None] |
 
     They are measured once for each module, device and version of the compiler. Leaves the module as it is.
     """
-    from hamkaas.runtime.cuda import CudaRuntime, gpu_name  # only code that runs on a device may import its runtime
+    from hamkaas.runtime.cuda import gpu_name  # only code that runs on a device may import its runtime
 
     tried = _tried(module)
     if not tried or reads_too_much(module):
@@ -85,43 +81,44 @@ def choose_shapes(module: ModuleOp, arch: str, progress: Callable[[str], None] |
     artifact = generate(module, arch)
     groups = {group.sym_name.data for group, _ in tried}
     programs = [program for program in artifact.programs if _is_timed(program, groups)]
-    chosen: dict[str, Variant] = {}
-    if programs:
-        runtime = CudaRuntime(replace(artifact, programs=(), plans=()), None, progress=progress)
-        try:
-            chosen = _search(runtime, programs, module, arch, progress)
-        finally:
-            runtime.close()
+    chosen = _search(replace(artifact, programs=(), plans=()), programs, module, arch, progress) if programs else {}
     shapes = tuple(f"{variant.group}:{variant.shape}" for variant in chosen.values())
     disk.put(key, json.dumps(shapes).encode(), f"{len(shapes)} of {len(tried)} kernels are not as the rule has them")
     return shapes
 
 
 def _search(
-    runtime: "CudaRuntime",
+    artifact: Artifact,
     programs: Sequence[Program],
     module: ModuleOp,
     arch: str,
     progress: Callable[[str], None] | None,
 ) -> dict[str, Variant]:
-    """The variants of groups of a module that make these of its programs faster, as `descend` finds them."""
+    """The variants of groups of a module that make these programs over its artifact faster, as `descend` finds them."""
+    from hamkaas.runtime.cuda import CudaRuntime
     from hamkaas.runtime.nvrtc import Cubin, compile_cubin
-
-    def seconds(trial: Sequence[Program]) -> float:
-        return sum(seconds_of_run(runtime, runtime.add(program)) for program in trial)
 
     if progress is not None:
         progress("timing kernels in several shapes")
     variants: list[Variant] = []
     with ThreadPoolExecutor() as pool:  # NVRTC runs outside of Python's lock
+        by_rule = pool.submit(compile_cubin, artifact.source, arch)
         cubins: list[tuple[Artifact, Future[Cubin]]] = []
         for number in range(max(len(SHAPES), len(SHAPES_OF_BYTES))):
             one, some = compile_variants(module, arch, number)
             cubins.append((one, pool.submit(compile_cubin, one.source, arch, use_cache=False)))
             variants += some
+    runtime = CudaRuntime(artifact, None, cubin=by_rule.result())
+
+    def seconds(trial: Sequence[Program]) -> float:
+        return sum(seconds_of_run(runtime, runtime.add(program)) for program in trial)
+
+    try:
         for one, cubin in cubins:
             runtime.load(one.kernels, cubin.result().image)
-    return descend(programs, variants, seconds)
+        return descend(programs, variants, seconds)
+    finally:
+        runtime.close()
 
 
 def descend(
