@@ -216,6 +216,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     yield "rope-epilogue", _rope
     for rows, heads, d in ((1, 3, 2), (5, 4, 8), (64, 3, 24), (70, 6, 48), (3, 1, 6)):
         yield f"rope-rows-{rows}x{heads}x{d}", lambda a=rows, h=heads, d=d: _rope_rows(a, h, d)
+    yield "rope-large", _rope_large
     yield "residual-epilogue", _residual
     yield "gated", _gated
     for n, k in ((40, 88), (64, 33), (7, 5), (300, 64)):
@@ -351,6 +352,16 @@ def _rope_rows(rows: int, heads: int, d: int) -> Case:
     pairs = (x @ m.real(heads * d, 40).permute(1, 0)).reshape(rows * heads, d // 2, 2)
     key = pairs.complex_hadamard_product(turns).reshape(rows, heads, d)
     return m.case(m.real(80, heads, d).replace(key, m.index(4), m.index(4 + rows)))
+
+
+def _rope_large() -> Case:
+    """So many heads that each thread of a GPU computes several vectors of them, and of what else there is to do."""
+    m = Maker(30)
+    rows, heads, d = 128, 32, 128
+    x, table = m.real(rows * heads, d // 2, 2, dtype=np.float16), m.real(150, d // 2, 2)
+    turns = table.gather(m.index(*range(7, 7 + rows))).gather(m.index(*np.repeat(np.arange(rows), heads)))
+    key = x.cast("float32").complex_hadamard_product(turns).reshape(rows, heads, d)
+    return m.case(m.real(140, heads, d).replace(key, m.index(4), m.index(4 + rows)), x.relu() * x)
 
 
 def _residual() -> Case:
