@@ -351,7 +351,7 @@ def check_precision(parser: argparse.ArgumentParser, options: argparse.Namespace
     wanted = options.activations
     if wanted not in ("f32", options.weights, options.cache) and CACHES[wanted] not in stored:
         parser.error(
-            f"argument --activations: expected {wanted} weights or an {wanted} cache to meet "
+            f"argument --activations: expected weights or a cache of {wanted} to meet "
             f"(--weights {wanted}, --cache {wanted}), got none"
         )
     if options.cudnn == "on" and options.target != "cuda":

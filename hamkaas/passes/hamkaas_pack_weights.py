@@ -98,11 +98,11 @@ class _Packer:
         if len(nodes) > 1 or not isinstance(matmul := nodes[0], cudnn.MatmulOp) or not isinstance(get, hamkaas.GetOp):
             return None
         weight = self.weights.get(get.symbol.root_reference.data)
-        lhs, rhs, result = (graph_type(value) for value in (matmul.lhs, matmul.rhs, matmul.result))
+        rhs, result = graph_type(matmul.rhs), graph_type(matmul.result)
         _, inner, columns = rhs.dims
         stored = GraphTensorType.of([inner, columns], [1, inner], rhs.element_type)
         fits = tensor_type(get.result).get_shape() == (columns, inner) and rhs == stored
-        if weight is None or not fits or lhs.dims[0] > 1 or not result.is_row_major or not _is_fused(op.outputs[0]):
+        if weight is None or not fits or not result.is_row_major or not _is_fused(op.outputs[0]):
             return None
         return _Product(op, graph, weight)
 

@@ -41,8 +41,7 @@ class ProgramOverlapLaunchesPass(ModulePass):
     name = "program-overlap-launches"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        constant = (hamkaas.WeightOp, hamkaas.PackedWeightOp)
-        weights = {child.sym_name.data for child in op.body.block.ops if isinstance(child, constant)}
+        weights = {child.sym_name.data for child in op.body.block.ops if isinstance(child, hamkaas.WeightOp)}
         launches: dict[str, list[program.LaunchOp]] = {}
         for launch in op.walk():
             if isinstance(launch, program.LaunchOp):

@@ -22,7 +22,7 @@ from hamkaas.dialects import hamkaas
 from hamkaas.dialects.cudnn import GraphOp
 from hamkaas.frontend import ConstantTensor, InputTensor, Tensor, build_module
 from hamkaas.pipeline import CudnnOptions
-from hamkaas.remarks import remark
+from hamkaas.remarks import collect, remark
 from hamkaas.runtime.cache import CacheKey, DiskCache
 from hamkaas.schedules.elements import shape_of
 from hamkaas.tune.digest import compiler_digest
@@ -73,8 +73,9 @@ def choose(
         return Choice(options, ())
     while True:
         trial = module.clone()
-        for one in options.passes:
-            one.apply(context(), trial)
+        with collect():  # what a trial remarks, the run proper remarks too
+            for one in options.passes:
+                one.apply(context(), trial)
         specs = [build_graph(op) for op in trial.body.block.ops if isinstance(op, GraphOp)]
         plans = {spec: _plan_if_worth_it(spec, decide(spec), own_microseconds) for spec in specs}
         if None not in plans.values():
@@ -82,6 +83,7 @@ def choose(
             named = tuple(f"{plan.graph.fingerprint}:{plan.name}:{plan.workspace}" for plan in taken)
             return Choice(replace(options, plans=named), taken)
         refused = tuple(spec.fingerprint for spec, plan in plans.items() if plan is None)
+        assert not set(refused) <= set(options.refused), "a graph that was refused is made again"
         options = replace(options, refused=(*options.refused, *refused))
 
 

@@ -324,7 +324,7 @@ def test_statistics_as_json(models: Path, tmp_path: Path) -> None:
         (["{model}", "-z", "{tok}", "--cache", "i8"], "argument --cache: invalid choice: 'i8'"),
         (
             ["{model}", "-z", "{tok}", "--activations", "f16", "--weights", "bf16"],
-            "argument --activations: expected f16 weights or an f16 cache to meet (--weights f16, --cache f16)",
+            "argument --activations: expected weights or a cache of f16 to meet (--weights f16, --cache f16)",
         ),
         (
             ["{model}", "-z", "{tok}", "--target", "cpu", "--cudnn", "on"],

@@ -51,7 +51,8 @@ def families(draw: st.DrawFn) -> Case:
     """Products of a few values by weights of several sizes, and what reads them."""
     m = Maker(draw(st.integers(0, 1 << 30)))
     inner = draw(st.sampled_from([8, 16, 32]))
-    values = [m.real(draw(st.sampled_from([1, 2, 8])), inner, dtype=ml_dtypes.bfloat16) for _ in range(2)]
+    whole = m.real(8, inner, dtype=ml_dtypes.bfloat16)
+    values = [whole, whole[:4], whole[4:], m.real(draw(st.sampled_from([1, 2])), inner, dtype=ml_dtypes.bfloat16)]
     names = iter(range(100))
     weights = [
         hk.ConstantTensor(m.rng.standard_normal((rows, inner)).astype(ml_dtypes.bfloat16), f"w{next(names)}")
@@ -61,7 +62,7 @@ def families(draw: st.DrawFn) -> Case:
     for _ in range(draw(st.integers(1, 8))):
         x = draw(st.sampled_from(values))
         y = x @ draw(st.sampled_from(weights)).permute(1, 0)
-        match draw(st.integers(0, 4)):
+        match draw(st.integers(0, 6)):
             case 0:
                 y = y.sliced_softmax(y.shape[1] // 2)
             case 1 if y.shape[1] % 2 == 0:
@@ -71,6 +72,10 @@ def families(draw: st.DrawFn) -> Case:
                 y = y.gather(hk.ConstantTensor(np.array([y.shape[0] - 1])))
             case 3:
                 y = y.silu() * y
+            case 4:
+                y = y.relu().sliced_softmax(y.shape[1] // 2)
+            case 5:
+                y = y.permute(1, 0).sliced_softmax(y.shape[0])
             case _:
                 pass
         outputs.append(y)

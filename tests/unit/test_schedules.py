@@ -147,3 +147,14 @@ def test_every_shape_compiles_without_spills(
     source = compile_artifact(build_module({"main": outputs}), "cuda", "sm_90").source
     for one in resources(compile_cubin(source, "sm_90", use_cache=False).log):
         assert (one.spill_stores, one.spill_loads, one.stack) == (0, 0, 0), one
+
+
+@pytest.mark.parametrize(("rows", "vectors"), [(512, 4), (256, 1)])
+def test_loads_of_all_vectors_of_a_thread_come_first(rows: int, vectors: int) -> None:
+    x = hk.InputTensor("x", "float32", [rows, 1024])
+    module = build_module({"main": x.relu() * x}).module
+    run_pipeline(context(), module, "cuda", until="kernels")
+    (function,) = (op for op in module.body.block.ops if isinstance(op, kernel.FuncOp))
+    memory = [op for op in function.walk() if isinstance(op, kernel.LoadOp | kernel.StoreOp)]
+    assert [type(op) for op in memory] == [kernel.LoadOp] * vectors + [kernel.StoreOp] * vectors
+    assert function.grid.value.data * 128 * vectors * 4 == rows * 1024
