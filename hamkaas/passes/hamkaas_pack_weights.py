@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 from xdsl.context import Context
 from xdsl.dialects import func
 from xdsl.dialects.builtin import FunctionType, ModuleOp, TensorType
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.ir import Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 from xdsl.utils.exceptions import VerifyException
@@ -60,9 +60,12 @@ class _Product:
         return graph_type(self.graph.yielded.values[0]).dims[2]
 
     @property
-    def left(self) -> tuple[SSAValue, int, Attribute]:
-        """What it multiplies: products that have it in common can be one."""
-        return self.execute.inputs[0], self.execute.offsets[0], self.graph.function_type.inputs.data[0]
+    def family(self) -> tuple[object, ...]:
+        """What those have in common that can be one: the value that they multiply, as they see it, and all types."""
+        left, right = (graph_type(arg) for arg in self.graph.body.block.args)
+        types = (right.element_type, graph_type(self.graph.yielded.values[0]).element_type)
+        kinds = (self.graph.io, self.graph.intermediate, self.graph.compute)
+        return self.execute.inputs[0], self.execute.offsets[0], left, *types, *kinds
 
 
 class _Packer:
@@ -73,15 +76,18 @@ class _Packer:
         self.graphs = {op.sym_name.data: op for op in ops if isinstance(op, cudnn.GraphOp)}
         self.weights = {op.sym_name.data: op for op in ops if isinstance(op, hamkaas.WeightOp)}
         self.packed = [op for op in ops if isinstance(op, hamkaas.PackedWeightOp)]
+        self.merged: dict[tuple[cudnn.GraphOp, ...], cudnn.GraphOp] = {}
+        """By the graphs that they take the place of."""
+        self.names = {op.sym_name.data for op in ops if isinstance(op, hamkaas.SymbolOp | cudnn.GraphOp)}
 
     def pack(self) -> None:
         """Does what the pass says."""
         left_over: dict[cudnn.GraphOp, None] = {}
         for function in [op for op in self.module.body.block.ops if isinstance(op, func.FuncOp)]:
-            families: dict[tuple[SSAValue, int, Attribute], list[_Product]] = {}
+            families: dict[tuple[object, ...], list[_Product]] = {}
             for op in function.body.block.ops:
                 if isinstance(op, cudnn.ExecuteOp) and (product := self._product(op)) is not None:
-                    families.setdefault(product.left, []).append(product)
+                    families.setdefault(product.family, []).append(product)
             for family in families.values():
                 if len(family) > 1 and self._merge(family):
                     left_over.update((product.graph, None) for product in family)
@@ -93,23 +99,25 @@ class _Packer:
     def _product(self, op: cudnn.ExecuteOp) -> _Product | None:
         """An execution as a product, if it qualifies."""
         graph = self.graphs[op.callee.root_reference.data]
-        nodes = list(graph.nodes)
-        get = op.inputs[-1].owner
-        if len(nodes) > 1 or not isinstance(matmul := nodes[0], cudnn.MatmulOp) or not isinstance(get, hamkaas.GetOp):
-            return None
-        weight = self.weights.get(get.symbol.root_reference.data)
+        match list(graph.nodes):
+            case [cudnn.MatmulOp() as matmul] if list(matmul.operands) == list(graph.body.block.args):
+                get = op.inputs[1].owner
+            case _:
+                return None
+        weight = self.weights.get(get.symbol.root_reference.data) if isinstance(get, hamkaas.GetOp) else None
         rhs, result = graph_type(matmul.rhs), graph_type(matmul.result)
         _, inner, columns = rhs.dims
         stored = GraphTensorType.of([inner, columns], [1, inner], rhs.element_type)
-        fits = tensor_type(get.result).get_shape() == (columns, inner) and rhs == stored
+        fits = tensor_type(op.inputs[1]).get_shape() == (columns, inner) and rhs == stored
         if weight is None or not fits or not result.is_row_major or not _is_fused(op.outputs[0]):
             return None
         return _Product(op, graph, weight)
 
     def _merge(self, family: Sequence[_Product]) -> bool:
         """Whether these products have become one."""
-        graph = _merged(family)
         parts = [product.weight for product in family]
+        before = tuple(product.graph for product in family)
+        graph = self.merged.get(before) or _merged(self._fresh([one.sym_name.data for one in before]), family)
         try:
             if build_graph(graph).fingerprint in self.refused:
                 raise VerifyException("the graph of all was refused")
@@ -118,10 +126,13 @@ class _Packer:
             names = ", ".join(f"@{part.sym_name.data}" for part in parts)
             remark(HamkaasPackWeightsPass.name, names, f"stay apart: {error}")
             return False
-        Rewriter.insert_op(graph, InsertPoint.before(family[0].graph))
+        if before not in self.merged:
+            self.merged[before] = graph
+            Rewriter.insert_op(graph, InsertPoint.before(family[0].graph))
         first = family[0].execute
         get = hamkaas.GetOp(packed.sym_name.data, packed.type)
-        type = TensorType(graph.io, graph_type(graph.yielded.values[0]).dims[1:])
+        result = graph_type(graph.yielded.values[0])
+        type = TensorType(result.element_type, result.dims[1:])
         execute = cudnn.ExecuteOp(graph.sym_name.data, [first.inputs[0], get.result], [type], [first.offsets[0], 0])
         turned = hamkaas.PermuteOp(execute.outputs[0], [1, 0])
         Rewriter.insert_op([get, execute, turned], InsertPoint.before(first))
@@ -145,9 +156,17 @@ class _Packer:
         for number, name in enumerate(names):
             if name in taken or name in names[:number]:
                 raise VerifyException(f"@{name} is part of another product too")
-        self.packed.append(packed := hamkaas.PackedWeightOp("_".join(names), parts))
+        self.packed.append(packed := hamkaas.PackedWeightOp(self._fresh(names), parts))
         Rewriter.insert_op(packed, InsertPoint.after(parts[-1]))
         return packed
+
+    def _fresh(self, names: Sequence[str]) -> str:
+        """A name made of others that nothing has yet."""
+        name = "_".join(names)
+        while name in self.names:
+            name += "_"
+        self.names.add(name)
+        return name
 
 
 def _is_fused(value: SSAValue) -> bool:
@@ -159,7 +178,7 @@ def _is_fused(value: SSAValue) -> bool:
     return all(fuses(use.operation) for use in value.uses)
 
 
-def _merged(family: Sequence[_Product]) -> cudnn.GraphOp:
+def _merged(name: str, family: Sequence[_Product]) -> cudnn.GraphOp:
     """A graph of one product that computes all of a family, side by side."""
     first = family[0].graph
     left, right, result = (graph_type(value) for value in (*first.body.block.args, first.yielded.values[0]))
@@ -171,7 +190,6 @@ def _merged(family: Sequence[_Product]) -> cudnn.GraphOp:
     result = GraphTensorType.of([rows, columns], None, result.element_type)
     matmul = cudnn.MatmulOp(block.args[0], block.args[1], result)
     block.add_ops([matmul, cudnn.YieldOp(matmul.result)])
-    name = "_".join(product.graph.sym_name.data for product in family)
     type = FunctionType.from_lists([arg.type for arg in block.args], [matmul.result.type])
     types = {"io": first.io, "intermediate": first.intermediate, "compute": first.compute}
     return cudnn.GraphOp(name, type, **types, body=Region(block))

@@ -73,7 +73,8 @@ def _lower_cuda(lowering: Lowering) -> tuple[int, int]:
     total = _total(lowering)
     lanes = lowering.lanes if total >= CUDA_VECTORS_FROM and total % lowering.lanes == 0 else 1
     items = total // lanes
-    vectors = CUDA_VECTORS if items % (CUDA_VECTORS * CUDA_BLOCK * CUDA_BLOCKS) == 0 else 1
+    blocks, rest = divmod(items, CUDA_VECTORS * CUDA_BLOCK)
+    vectors = CUDA_VECTORS if blocks >= CUDA_BLOCKS and not rest else 1
     grid = -(-items // (vectors * CUDA_BLOCK))
     first = b.block_id(grid) * (vectors * CUDA_BLOCK) + b.thread_id(CUDA_BLOCK)
     lane = Index.of(Lane(lanes)) if lanes > 1 else Index.of(0)

@@ -62,7 +62,7 @@ def families(draw: st.DrawFn) -> Case:
     for _ in range(draw(st.integers(1, 8))):
         x = draw(st.sampled_from(values))
         y = x @ draw(st.sampled_from(weights)).permute(1, 0)
-        match draw(st.integers(0, 6)):
+        match draw(st.integers(0, 7)):
             case 0:
                 y = y.sliced_softmax(y.shape[1] // 2)
             case 1 if y.shape[1] % 2 == 0:
@@ -76,6 +76,8 @@ def families(draw: st.DrawFn) -> Case:
                 y = y.relu().sliced_softmax(y.shape[1] // 2)
             case 5:
                 y = y.permute(1, 0).sliced_softmax(y.shape[0])
+            case 6:
+                y = y.cast("float16").sliced_softmax(y.shape[1] // 2)
             case _:
                 pass
         outputs.append(y)
@@ -142,3 +144,11 @@ def test_a_part_is_still_a_weight() -> None:
 def test_one_row_is_left_to_our_kernels(rows: int) -> None:
     built = build_module({"main": heads(hk.InputTensor("x", "bfloat16", [rows, 16]), 16, 8)})
     assert len(graphs(packed(built))) == (rows > 1)
+
+
+def test_a_name_that_is_taken_is_not_given_again() -> None:
+    x = hk.InputTensor("x", "bfloat16", [4, 16])
+    other = hk.ConstantTensor(np.ones(8, np.float32), "w0.0_w0.1")
+    module = packed(build_module({"main": [*heads(x, 16, 8), other + 1.0]}))
+    (weight,) = (op for op in module.body.block.ops if isinstance(op, hamkaas.PackedWeightOp))
+    assert weight.sym_name.data == "w0.0_w0.1_"

@@ -149,7 +149,7 @@ def test_every_shape_compiles_without_spills(
         assert (one.spill_stores, one.spill_loads, one.stack) == (0, 0, 0), one
 
 
-@pytest.mark.parametrize(("rows", "vectors"), [(512, 4), (256, 1)])
+@pytest.mark.parametrize(("rows", "vectors"), [(512, 4), (514, 4), (510, 1), (513, 1)])
 def test_loads_of_all_vectors_of_a_thread_come_first(rows: int, vectors: int) -> None:
     x = hk.InputTensor("x", "float32", [rows, 1024])
     module = build_module({"main": x.relu() * x}).module

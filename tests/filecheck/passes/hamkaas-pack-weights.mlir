@@ -1,5 +1,5 @@
 // RUN: hamkaas-opt %s -p 'cudnn-outline{policy=profitable},hamkaas-pack-weights' --split-input-file --remarks 2>&1 | filecheck %s
-// RUN: hamkaas-opt %s -p 'cudnn-outline{policy=profitable},hamkaas-pack-weights,cudnn-dedup,hamkaas-pack-weights' --split-input-file | filecheck %s --check-prefix=AGAIN
+// RUN: hamkaas-opt %s -p 'cudnn-outline{policy=profitable},cudnn-dedup,hamkaas-pack-weights,cudnn-dedup,hamkaas-pack-weights' --split-input-file | filecheck %s --check-prefix=AGAIN
 
 // Two products of one value become one, over weights that lie side by side; whoever reads them finds its columns.
 // CHECK:      hamkaas.weight @wq : tensor<64x32xbf16>
@@ -200,6 +200,17 @@ func.func @ragged(%x: tensor<8x32xbf16>, %n: tensor<1xi64>) -> (tensor<8x33xbf16
 // CHECK-NOT: cudnn.execute
 // CHECK-LABEL: func.func @second
 // CHECK-COUNT-2: cudnn.execute
+// AGAIN: hamkaas.packed_weight @wq_wk
+// AGAIN-COUNT-2: cudnn.graph @
+// AGAIN-NOT: cudnn.graph
+// AGAIN-LABEL: func.func @first
+// AGAIN: cudnn.execute
+// AGAIN-NOT: cudnn.execute
+// AGAIN-LABEL: func.func @again
+// AGAIN: cudnn.execute
+// AGAIN-NOT: cudnn.execute
+// AGAIN-LABEL: func.func @second
+// AGAIN-COUNT-2: cudnn.execute
 hamkaas.weight @wq : tensor<32x32xbf16>
 hamkaas.weight @wk : tensor<32x32xbf16>
 hamkaas.weight @wv : tensor<32x32xbf16>
@@ -252,6 +263,30 @@ func.func @twice(%x: tensor<8x32xbf16>, %n: tensor<1xi64>) -> (tensor<8x32xbf16>
   %tk = hamkaas.permute %wk axes [1, 0] : (tensor<32x32xbf16>) -> tensor<32x32xbf16>
   %q = hamkaas.matmul %x, %tq : (tensor<8x32xbf16>, tensor<32x32xbf16>) -> tensor<8x32xbf16>
   %k = hamkaas.matmul %x, %tq : (tensor<8x32xbf16>, tensor<32x32xbf16>) -> tensor<8x32xbf16>
+  %sq = hamkaas.sliced_softmax %q prefix %n : (tensor<8x32xbf16>, tensor<1xi64>) -> tensor<8x32xbf16>
+  %sk = hamkaas.sliced_softmax %k prefix %n : (tensor<8x32xbf16>, tensor<1xi64>) -> tensor<8x32xbf16>
+  func.return %sq, %sk : tensor<8x32xbf16>, tensor<8x32xbf16>
+}
+
+
+// -----
+
+// What is multiplied comes first, in the graph and so in its execution.
+// CHECK-LABEL: func.func @turned_round
+// CHECK-COUNT-2: cudnn.execute
+// CHECK-NOT: hamkaas.slice %
+// CHECK: func.return
+hamkaas.weight @wq : tensor<32x32xbf16>
+hamkaas.weight @wk : tensor<32x32xbf16>
+cudnn.graph @g(%w: !cudnn.tensor<[1, 32, 32], strides [1024, 1, 32], bf16>, %x: !cudnn.tensor<[1, 8, 32], strides [256, 32, 1], bf16>) -> !cudnn.tensor<[1, 8, 32], strides [256, 32, 1], bf16> attributes {io = bf16, intermediate = f32, compute = f32} {
+  %0 = cudnn.matmul %x, %w : (!cudnn.tensor<[1, 8, 32], strides [256, 32, 1], bf16>, !cudnn.tensor<[1, 32, 32], strides [1024, 1, 32], bf16>) -> !cudnn.tensor<[1, 8, 32], strides [256, 32, 1], bf16>
+  cudnn.yield %0 : !cudnn.tensor<[1, 8, 32], strides [256, 32, 1], bf16>
+}
+func.func @turned_round(%w: tensor<32x32xbf16>, %n: tensor<1xi64>) -> (tensor<8x32xbf16>, tensor<8x32xbf16>) {
+  %wq = hamkaas.get @wq : tensor<32x32xbf16>
+  %wk = hamkaas.get @wk : tensor<32x32xbf16>
+  %q = cudnn.execute @g(%w, %wq) : (tensor<32x32xbf16>, tensor<32x32xbf16>) -> tensor<8x32xbf16>
+  %k = cudnn.execute @g(%w, %wk) : (tensor<32x32xbf16>, tensor<32x32xbf16>) -> tensor<8x32xbf16>
   %sq = hamkaas.sliced_softmax %q prefix %n : (tensor<8x32xbf16>, tensor<1xi64>) -> tensor<8x32xbf16>
   %sk = hamkaas.sliced_softmax %k prefix %n : (tensor<8x32xbf16>, tensor<1xi64>) -> tensor<8x32xbf16>
   func.return %sq, %sk : tensor<8x32xbf16>, tensor<8x32xbf16>
