@@ -197,7 +197,7 @@ class PackedWeightOp(SymbolOp):
     """
 
     name = "hamkaas.packed_weight"
-    parts_ = prop_def(ArrayAttr[SymbolRefAttr], prop_name="parts")
+    parts_ = prop_def(ArrayAttr.constr(FlatSymbolRefAttrConstr), prop_name="parts")
     traits = traits_def(SymbolOpInterface())
     assembly_format = "$sym_name `:` $type `of` $parts attr-dict"
 
