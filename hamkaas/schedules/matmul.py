@@ -20,7 +20,7 @@ from xdsl.ir import Attribute, SSAValue
 from hamkaas.dialects import hamkaas
 from hamkaas.dialects.hamkaas import tensor_type
 from hamkaas.dialects.kernel import Combine
-from hamkaas.schedules.elements import Position, element_bytes, shape_of
+from hamkaas.schedules.elements import Position, element_bytes, lane_in, shape_of
 from hamkaas.schedules.index import Index, Lane, Var
 from hamkaas.schedules.lowering import Lowering
 from hamkaas.schedules.staged import CHUNK, Staged
@@ -38,6 +38,9 @@ CPU_STREAMS = 4
 
 CPU_STEP = 16
 """Dot products with one row: numbers of a stream that a worker takes before it turns to the next, a line of f32."""
+
+CPU_SHARED = 4
+"""The same: steps that are one, at most, where they share a factor."""
 
 CPU_AXPY_ROWS, CPU_AXPY_VECTORS = 4, 2
 """Tile of axpy: 8 accumulators."""
@@ -245,9 +248,29 @@ def _cpu_dot_row(lowering: Lowering, product: Product) -> tuple[int, int]:
     fits = product.n % CPU_STEP == 0 and _rhs_type(lowering, product) != f16
     lanes = CPU_STEP if fits else lowering.lanes
     team = Team(b, 1, lanes, Index.of(0), unroll=CPU_STEP // lanes, chains=True)
+    # neighbouring vectors that share a factor are one element of the sum, so that they are multiplied by it once
+    shared = gcd(product.n, *(e.alike(op.rhs) or 1 for op in product.ops))
+    vectors = gcd(shared // lanes, CPU_SHARED) if lanes == CPU_STEP and shared % lanes == 0 else 1
     zero = Index.of(0)
     if (norm := _norm(lowering, product)) is not None:
         _normalize(lowering, norm, Team(b, 1, lowering.lanes, Index.of(0)))
+
+    def parts(n: Index) -> list[Index]:
+        """The vectors of an element of the sum."""
+        lane = lane_in(n)
+        if vectors == 1 or lane is None:
+            return [n]
+        first = n.substitute(lane, 0) * vectors + Index.of(lane)
+        return [first + number * lanes for number in range(vectors)]
+
+    def dot(op: hamkaas.MatmulOp, batch: Index, n: Index, j: Index) -> SSAValue:
+        left = [e.at(product.lhs, product.lhs_at(batch, zero, part)) for part in parts(n)]
+        right = [e.factored(op.rhs, product.rhs_at(batch, part, j)) for part in parts(n)]
+        total = b.mul(left[0], right[0][0])
+        for x, (y, _) in zip(left[1:], right[1:], strict=True):
+            total = b.fma(x, y, total)
+        factor = right[0][1]
+        return total if factor is None else b.mul(total, factor)
 
     def tile(t: SSAValue) -> None:
         at = b.var(t, product.batch * tiles, "t")
@@ -258,10 +281,9 @@ def _cpu_dot_row(lowering: Lowering, product: Product) -> tuple[int, int]:
             columns = [(first + start) * pair + member for start in starts]
 
             def products(n: Index, columns: Sequence[Index] = columns) -> list[SSAValue]:
-                left = e.at(product.lhs, product.lhs_at(batch, zero, n))
-                return [b.mul(left, e.at(op.rhs, product.rhs_at(batch, n, j))) for op in product.ops for j in columns]
+                return [dot(op, batch, n, j) for op in product.ops for j in columns]
 
-            totals = team.reduce(Span(product.n), [Combine.ADD] * (streams * len(product.ops)), products)
+            totals = team.reduce(Span(product.n // vectors), [Combine.ADD] * (streams * len(product.ops)), products)
             places += [product.result_at(batch, zero, j) for j in columns]
             for number, of_op in enumerate(sums):
                 of_op += totals[number * streams : (number + 1) * streams]
