@@ -82,17 +82,16 @@ class _Packer:
 
     def pack(self) -> None:
         """Does what the pass says."""
-        left_over: dict[cudnn.GraphOp, None] = {}
         for function in [op for op in self.module.body.block.ops if isinstance(op, func.FuncOp)]:
             families: dict[tuple[object, ...], list[_Product]] = {}
             for op in function.body.block.ops:
                 if isinstance(op, cudnn.ExecuteOp) and (product := self._product(op)) is not None:
                     families.setdefault(product.family, []).append(product)
             for family in families.values():
-                if len(family) > 1 and self._merge(family):
-                    left_over.update((product.graph, None) for product in family)
+                if len(family) > 1:
+                    self._merge(family)
         executed = {op.callee.root_reference.data for op in self.module.walk() if isinstance(op, cudnn.ExecuteOp)}
-        for graph in left_over:
+        for graph in {graph for before in self.merged for graph in before}:
             if graph.sym_name.data not in executed:
                 Rewriter.erase_op(graph)
 
@@ -113,8 +112,8 @@ class _Packer:
             return None
         return _Product(op, graph, weight)
 
-    def _merge(self, family: Sequence[_Product]) -> bool:
-        """Whether these products have become one."""
+    def _merge(self, family: Sequence[_Product]) -> None:
+        """Makes one product of these, or remarks why that cannot be."""
         parts = [product.weight for product in family]
         before = tuple(product.graph for product in family)
         graph = self.merged.get(before) or _merged(self._fresh([one.sym_name.data for one in before]), family)
@@ -125,7 +124,7 @@ class _Packer:
         except VerifyException as error:
             names = ", ".join(f"@{part.sym_name.data}" for part in parts)
             remark(HamkaasPackWeightsPass.name, names, f"stay apart: {error}")
-            return False
+            return
         if before not in self.merged:
             self.merged[before] = graph
             Rewriter.insert_op(graph, InsertPoint.before(family[0].graph))
@@ -144,7 +143,6 @@ class _Packer:
             shaped = hamkaas.ReshapeOp(columns.result, tensor_type(old).get_shape())
             shaped.result.name_hint = old.name_hint
             Rewriter.replace_op(product.execute, [rows, columns, shaped], [shaped.result])
-        return True
 
     def _pack(self, parts: Sequence[hamkaas.WeightOp]) -> hamkaas.PackedWeightOp:
         """These weights as one. Raises `VerifyException` if that cannot be."""

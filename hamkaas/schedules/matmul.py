@@ -20,7 +20,7 @@ from xdsl.ir import Attribute, SSAValue
 from hamkaas.dialects import hamkaas
 from hamkaas.dialects.hamkaas import tensor_type
 from hamkaas.dialects.kernel import Combine
-from hamkaas.schedules.elements import Position, element_bytes, lane_in, shape_of
+from hamkaas.schedules.elements import Position, element_bytes, shape_of
 from hamkaas.schedules.index import Index, Lane, Var
 from hamkaas.schedules.lowering import Lowering
 from hamkaas.schedules.staged import CHUNK, Staged
@@ -249,27 +249,24 @@ def _cpu_dot_row(lowering: Lowering, product: Product) -> tuple[int, int]:
     lanes = CPU_STEP if fits else lowering.lanes
     team = Team(b, 1, lanes, Index.of(0), unroll=CPU_STEP // lanes, chains=True)
     # neighbouring vectors that share a factor are one element of the sum, so that they are multiplied by it once
-    shared = gcd(product.n, *(e.alike(op.rhs) or 1 for op in product.ops))
-    vectors = gcd(shared // lanes, CPU_SHARED) if lanes == CPU_STEP and shared % lanes == 0 else 1
+    vectors = max(1, gcd(CPU_SHARED * lanes, product.n, *(e.alike(op.rhs) or 1 for op in product.ops)) // lanes)
     zero = Index.of(0)
     if (norm := _norm(lowering, product)) is not None:
         _normalize(lowering, norm, Team(b, 1, lowering.lanes, Index.of(0)))
 
     def parts(n: Index) -> list[Index]:
         """The vectors of an element of the sum."""
-        lane = lane_in(n)
-        if vectors == 1 or lane is None:
+        if vectors == 1:
             return [n]
-        first = n.substitute(lane, 0) * vectors + Index.of(lane)
+        first = n.substitute(Lane(lanes), 0) * vectors + Index.of(Lane(lanes))
         return [first + number * lanes for number in range(vectors)]
 
-    def dot(op: hamkaas.MatmulOp, batch: Index, n: Index, j: Index) -> SSAValue:
-        left = [e.at(product.lhs, product.lhs_at(batch, zero, part)) for part in parts(n)]
-        right = [e.factored(op.rhs, product.rhs_at(batch, part, j)) for part in parts(n)]
-        total = b.mul(left[0], right[0][0])
-        for x, (y, _) in zip(left[1:], right[1:], strict=True):
+    def dot(left: Sequence[SSAValue], right: Sequence[tuple[SSAValue, SSAValue | None]]) -> SSAValue:
+        """The products of vectors, added up, times the factor that they have in common."""
+        (y, factor), *others = right
+        total = b.mul(left[0], y)
+        for x, (y, _) in zip(left[1:], others, strict=True):
             total = b.fma(x, y, total)
-        factor = right[0][1]
         return total if factor is None else b.mul(total, factor)
 
     def tile(t: SSAValue) -> None:
@@ -281,7 +278,13 @@ def _cpu_dot_row(lowering: Lowering, product: Product) -> tuple[int, int]:
             columns = [(first + start) * pair + member for start in starts]
 
             def products(n: Index, columns: Sequence[Index] = columns) -> list[SSAValue]:
-                return [dot(op, batch, n, j) for op in product.ops for j in columns]
+                ns = parts(n)
+                left = [e.at(product.lhs, product.lhs_at(batch, zero, n)) for n in ns]
+                return [
+                    dot(left, [e.factored(op.rhs, product.rhs_at(batch, n, j)) for n in ns])
+                    for op in product.ops
+                    for j in columns
+                ]
 
             totals = team.reduce(Span(product.n // vectors), [Combine.ADD] * (streams * len(product.ops)), products)
             places += [product.result_at(batch, zero, j) for j in columns]

@@ -80,8 +80,9 @@ def _lower_cuda(lowering: Lowering) -> tuple[int, int]:
     lane = Index.of(Lane(lanes)) if lanes > 1 else Index.of(0)
     if items % CUDA_BLOCK == 0:
         positions = [(first + number * CUDA_BLOCK) * lanes + lane for number in range(vectors)]
-        for position in positions if vectors > 1 else ():
-            _compute(lowering, position)
+        if vectors > 1:
+            for position in positions:
+                _compute(lowering, position)
         for position in positions:
             _store(lowering, position)
     else:
