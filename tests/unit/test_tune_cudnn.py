@@ -123,6 +123,7 @@ def test_our_own_kernels_may_be_faster() -> None:
     assert not any(has("rmsnorm")(plan.graph) for plan in choice.plans)
     assert any(has("matmul")(plan.graph) for plan in choice.plans)
     assert any("goes to our own kernels: 9.0 us against 10.0 us of eng0_k24=1" in remark.why for remark in remarks)
+    assert {remark.where for remark in remarks} == {"cudnn"}, "passes remark in the run proper, not in trials"
 
 
 @pytest.mark.parametrize("policy", ["lab", "all"])
