@@ -92,7 +92,7 @@ def compile(
     target = choose_target(target)
     with without_garbage_collection():
         built, compiled = _generate(named, target, weights, activations, cudnn, schedule, progress)
-    runtime = _load(compiled.artifact, bind_weights(compiled.artifact.weights, built.weights), progress)
+    runtime = _load(compiled.artifact, bind_weights(compiled.artifact, built.weights), progress)
     return Model(built, compiled, runtime, [isinstance(g, Tensor) for g in named.values()])
 
 

@@ -211,6 +211,8 @@ class Artifact:
     states: tuple[TensorSpec, ...]
     arena_bytes: int
     programs: tuple[Program, ...]
+    scaled: tuple[tuple[str, str], ...] = ()
+    """Names of an int8 weight and of its scales, which are both made from the array that is bound to the first."""
     plans: tuple["CudnnPlan", ...] = ()
     """One for each distinct cuDNN graph."""
 

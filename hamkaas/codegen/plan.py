@@ -65,6 +65,7 @@ def build_artifact(
         states=states,
         arena_bytes=planner.arena_bytes,
         programs=programs,
+        scaled=tuple((w.sym_name.data, w.scales) for w in ops if isinstance(w, hamkaas.WeightOp) and w.scales),
         plans=tuple(plan for graph in graphs.values() for plan in plans if plan.graph == graph),
     )
 

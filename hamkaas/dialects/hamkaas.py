@@ -29,6 +29,7 @@ from xdsl.dialects.builtin import (
     FunctionType,
     IntegerAttr,
     IntegerType,
+    ModuleOp,
     StringAttr,
     SymbolNameConstraint,
     SymbolRefAttr,
@@ -45,6 +46,7 @@ from xdsl.irdl import (
     IRDLOperation,
     irdl_op_definition,
     operand_def,
+    opt_prop_def,
     prop_def,
     region_def,
     result_def,
@@ -174,12 +176,42 @@ class SymbolOp(IRDLOperation, ABC):
 class WeightOp(SymbolOp):
     """A constant tensor; its data is bound by name when a model is built and never stands in the IR.
 
+    `scales` names the weight that holds the scales of this one, of i8: both are made from the one array that is bound
+    to this name. The scales are as `hamkaas.dequantize` takes them, and no other weight's.
+
     ```mlir
     hamkaas.weight @layers.0.wq : tensor<288x288xf32>
+    hamkaas.weight @layers.0.wk : tensor<288x288xi8> scales @layers.0.wk.scales
+    hamkaas.weight @layers.0.wk.scales : tensor<288x9xf16>
     ```
     """
 
     name = "hamkaas.weight"
+    scales_ = opt_prop_def(FlatSymbolRefAttrConstr, prop_name="scales")
+    traits = traits_def(SymbolOpInterface())
+    assembly_format = "$sym_name `:` $type (`scales` $scales^)? attr-dict"
+
+    def __init__(self, name: str, type: AnyTensor, scales: str | None = None):
+        super().__init__(name, type)
+        if scales is not None:
+            self.properties["scales"] = SymbolRefAttr(scales)
+
+    @property
+    def scales(self) -> str | None:
+        """The name of the weight that holds its scales, if there is one."""
+        return None if self.scales_ is None else self.scales_.root_reference.data
+
+    def verify_(self) -> None:
+        super().verify_()
+        if self.scales is None or (module := self.parent_op()) is None:
+            return
+        weights = [op for op in module.regions[0].block.ops if isinstance(op, WeightOp)]
+        scales = next((op for op in weights if op.sym_name.data == self.scales), None)
+        if scales is None:
+            raise VerifyException(f"expected the name of a weight with scales, got @{self.scales}")
+        if sum(op.scales == self.scales for op in weights) > 1:
+            raise VerifyException(f"expected scales of one weight only, got @{self.scales} again")
+        DequantizeOp.infer(check_tensor_type(self.type), check_tensor_type(scales.type))
 
 
 @irdl_op_definition
@@ -249,6 +281,13 @@ class StateOp(SymbolOp):
     """
 
     name = "hamkaas.state"
+
+
+def unused_symbol(module: ModuleOp, name: str) -> str:
+    """`name`, or that with a number behind it, such that no symbol of the module is called so."""
+    taken = {op.properties.get("sym_name") for op in module.body.block.ops}
+    candidates = (name, *(f"{name}_{number}" for number in range(len(taken))))
+    return next(one for one in candidates if StringAttr(one) not in taken)
 
 
 def value_name(name: str) -> str:
@@ -1016,7 +1055,8 @@ class SampleOp(TensorOp):
 
     With p = softmax(logits / temperature) sorted from the largest (ties by index), keep the shortest prefix whose
     sum exceeds top_p, and take the first token at which the running sum exceeds coin * (sum of what was kept).
-    A temperature of 0 takes the argmax; a top_p of 1 or more keeps all.
+    A temperature that is not above 0 takes the argmax, a top_p of 1 or more keeps all, and one below 0 counts as 0. The
+    coin lies in [0, 1). A NaN among the logits counts as -inf; of several infinite ones each has the same p.
 
     ```mlir
     func.func @main(%logits: tensor<512xf32>, %temperature: tensor<1xf32>, %top_p: tensor<1xf32>,

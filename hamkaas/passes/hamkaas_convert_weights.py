@@ -1,5 +1,6 @@
 """Stores the matrices of products in fewer bits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import Literal, TypeAlias
@@ -11,14 +12,12 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from hamkaas.dialects import hamkaas
+from hamkaas.dialects.hamkaas import check_tensor_type
 
 Precision: TypeAlias = Literal["f32", "f16", "bf16", "i8"]
 """Element types that weights can be given."""
 
 ELEMENTS: dict[str, Attribute] = {"f16": f16, "bf16": bf16, "i8": IntegerType(8)}
-
-SCALES = ".scales"
-"""Ends the name of the weight that holds the scales of another one."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class HamkaasConvertWeightsPass(ModulePass):
     Whoever binds arrays to weights converts them: the type of the weight says to what.
 
     ```
-    hamkaas.weight @w : tensor<8x32xf32>          hamkaas.weight @w : tensor<8x32xi8>
+    hamkaas.weight @w : tensor<8x32xf32>          hamkaas.weight @w : tensor<8x32xi8> scales @w.scales
     %w = hamkaas.get @w : tensor<8x32xf32>   ->   hamkaas.weight @w.scales : tensor<8x1xf16>
                                                   %q = hamkaas.get @w        %s = hamkaas.get @w.scales
                                                   %w = hamkaas.dequantize %q, %s
@@ -57,20 +56,23 @@ class HamkaasConvertWeightsPass(ModulePass):
         for weight in [child for child in op.body.block.ops if isinstance(child, hamkaas.WeightOp)]:
             gets = reads.get(weight.sym_name.data, [])
             if _is_matrix(weight.type) and gets and all(_is_only_multiplied(get.result) for get in gets):
-                self._convert(weight, gets)
+                self._convert(op, weight, gets)
 
-    def _convert(self, weight: hamkaas.WeightOp, gets: list[hamkaas.GetOp]) -> None:
+    def _convert(self, module: ModuleOp, weight: hamkaas.WeightOp, gets: list[hamkaas.GetOp]) -> None:
         name, type = weight.sym_name.data, weight.type
         assert hamkaas.is_tensor(type)
         narrow = TensorType(ELEMENTS[self.dtype], type.get_shape())
-        Rewriter.replace_op(weight, declared := hamkaas.WeightOp(name, narrow), new_results=[])
-        scales: TensorType[Attribute] | None = None
+        weights = [hamkaas.WeightOp(name, narrow)]
         if self.dtype == "i8":
             rows, columns = type.get_shape()
-            scales = TensorType(f16, [rows, columns // gcd(columns, self.group)])
-            Rewriter.insert_op(hamkaas.WeightOp(name + SCALES, scales), InsertPoint.after(declared))
+            scales = hamkaas.unused_symbol(module, f"{name}.scales")
+            weights = [
+                hamkaas.WeightOp(name, narrow, scales),
+                hamkaas.WeightOp(scales, TensorType(f16, [rows, columns // gcd(columns, self.group)])),
+            ]
+        Rewriter.replace_op(weight, weights, new_results=[])
         for get in gets:
-            _read(get, narrow, scales)
+            _read(get, weights)
 
 
 def _is_matrix(type: Attribute) -> bool:
@@ -90,12 +92,9 @@ def _is_only_multiplied(value: SSAValue) -> bool:
     return all(fits(use.operation, use.index) for use in value.uses)
 
 
-def _read(get: hamkaas.GetOp, type: TensorType[Attribute], scales: TensorType[Attribute] | None) -> None:
+def _read(get: hamkaas.GetOp, weights: Sequence[hamkaas.WeightOp]) -> None:
     """Replaces a read of the f32 weight; a gather takes the rows that it wants before they become f32."""
-    name = get.symbol.root_reference.data
-    parts = [hamkaas.GetOp(name, type)]
-    if scales is not None:
-        parts.append(hamkaas.GetOp(name + SCALES, scales))
+    parts = [hamkaas.GetOp(weight.sym_name.data, check_tensor_type(weight.type)) for weight in weights]
     Rewriter.insert_op(parts, InsertPoint.before(get))
     for use in list(get.result.uses):
         if isinstance(use.operation, hamkaas.GatherOp):

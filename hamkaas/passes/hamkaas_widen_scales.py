@@ -38,7 +38,7 @@ class HamkaasWidenScalesPass(ModulePass):
             gets = reads.get(name, [])
             if hamkaas.is_tensor(type) and type.element_type == f16 and gets and all(_is_scale(g.result) for g in gets):
                 wide = TensorType(f32, type.get_shape())
-                Rewriter.replace_op(weight, hamkaas.WeightOp(name, wide), new_results=[])
+                weight.properties["type"] = wide
                 for get in gets:
                     Rewriter.insert_op(new := hamkaas.GetOp(name, wide), InsertPoint.before(get))
                     _replace(get.result, new.result)

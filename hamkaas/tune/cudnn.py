@@ -140,7 +140,7 @@ def _measure(spec: CudnnGraph, arch: str) -> float:
     copies = max(1, min(MOST_COPIES, -(-COLD_BYTES // size)))
     built = build_module({"main": [output for copy in range(copies) for output in as_tensors(spec, f"copy{copy}_")]})
     artifact = compile_artifact(built, "cuda", arch)
-    runtime = CudaRuntime(artifact, bind_weights(artifact.weights, built.weights))
+    runtime = CudaRuntime(artifact, bind_weights(artifact, built.weights))
     try:
         arrays = dict(zip(spec.inputs, random_inputs(spec), strict=True))
         by_name = {_input_name(number): arrays[number] for number in spec.inputs}

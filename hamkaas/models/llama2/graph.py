@@ -62,6 +62,11 @@ def build_burst_graphs(
     return transformer.decode(sampled=sampled) | ({CHUNK: transformer.chunk(size)} if size else {})
 
 
+def scales_name(weight: str) -> str:
+    """The name of the scales of a quantized weight."""
+    return f"{weight}.scales"
+
+
 class Transformer:
     """Weights and states of a model. Graphs that come from one transformer share them."""
 
@@ -166,7 +171,7 @@ class Transformer:
         if (known := self._known.get(name)) is None:
             array = self._weights[name]
             if isinstance(array, Quantized):
-                known = [hk.ConstantTensor(array.values, name), hk.ConstantTensor(array.scales, f"{name}.scales")]
+                known = [hk.ConstantTensor(array.values, name), hk.ConstantTensor(array.scales, scales_name(name))]
             else:
                 known = [hk.ConstantTensor(array, name)]
             self._known[name] = known

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hamkaas as hk
-from hamkaas.models.llama2.checkpoint import Checkpoint
+from hamkaas.models.llama2.checkpoint import Checkpoint, Quantized
 from hamkaas.models.llama2.generate import Feed, Source
-from hamkaas.models.llama2.graph import NEXT, STEP
-from hamkaas.passes.hamkaas_convert_weights import SCALES
+from hamkaas.models.llama2.graph import NEXT, STEP, scales_name
 
 BANDWIDTH_OF = {"cpu": "reading alone", "cuda": "a copy"}
 """What the measured bandwidth is that of, by target; see `hamkaas.Graph.bandwidth`."""
@@ -159,8 +158,11 @@ class Meter:
 def step_bytes(model: hk.Model, checkpoint: Checkpoint) -> int:
     """Bytes of weights that one step of a compiled model reads; the compiler may have stored them in fewer bits."""
     unread = () if checkpoint.config.shared_classifier else ("tok_embeddings",)  # but for one row
-    read = checkpoint.weights.keys() - unread
-    return sum(spec.nbytes for spec in model.artifact.weights if spec.name.removesuffix(SCALES) in read)
+    read = {name for of, name in model.artifact.scaled if of not in unread}
+    for name, weight in checkpoint.weights.items():
+        if name not in unread:
+            read |= {name, scales_name(name)} if isinstance(weight, Quantized) else {name}
+    return sum(spec.nbytes for spec in model.artifact.weights if spec.name in read)
 
 
 def report(numbers: Mapping[str, Any]) -> str:
