@@ -450,7 +450,7 @@ class KernelPrinter:
         element, width = kernel.element_type(op.memref.type), _width(op.result)
         size = width * _BYTES[str(element)]
         base, index = self.get(op.memref), self.get(op.index)
-        aligned = _is_wide(op.align, size)
+        aligned = _is_wide(op.align, size) and size <= 4 * width  # a word has no part of an i64
         streams = op.cache is not None and (aligned or (width == 1 and size == 4)) and op.memref not in self.changing
         if width == 1 and not streams:
             self.define(op.result, [f"{base}[{index}]"])
@@ -624,7 +624,7 @@ def _reduce(printer: KernelPrinter, op: Operation, operands: list[tuple[str, ...
     assert isinstance(op, kernel.ReduceOp)
     parts: list[str] = list(printer.names[op.value])
     if op.combine.data is kernel.Combine.ADD:
-        # two chains: each addition of a product but the first becomes one instruction with it
+        # two chains: neither waits for the other
         half = -(-len(parts) // 2)
         chains = [" + ".join(chain) for chain in (parts[:half], parts[half:]) if chain]
         return [" + ".join(f"({chain})" if " " in chain else chain for chain in chains)]
@@ -632,6 +632,19 @@ def _reduce(printer: KernelPrinter, op: Operation, operands: list[tuple[str, ...
         pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
         parts = [f"fmaxf({', '.join(pair)})" if len(pair) == 2 else pair[0] for pair in pairs]
     return parts
+
+
+def _dot(printer: KernelPrinter, op: Operation, operands: list[tuple[str, ...]]) -> list[str]:
+    assert isinstance(op, kernel.DotOp)
+    pairs = list(zip(printer.names[op.lhs], printer.names[op.rhs], strict=True))
+    half = -(-len(pairs) // 2)  # two chains: neither waits for the other
+    chains: list[str] = []
+    for (x, y), *rest in (chain for chain in (pairs[:half], pairs[half:]) if chain):
+        text = f"{x} * {y}"
+        for a, b in rest:
+            text = f"fmaf({a}, {b}, {text})"
+        chains.append(text)
+    return [" + ".join(chains)]
 
 
 def _compare_floats(printer: KernelPrinter, op: Operation, operands: list[tuple[str, ...]]) -> list[str]:
@@ -664,6 +677,7 @@ _EXPRESSIONS: dict[type[Operation], Expression] = {
     kernel.ShuffleXorOp: lambda p, op, x: [f"__shfl_xor_sync(0xffffffffu, {a}, {_mask(op)})" for a in x[0]],
     kernel.ConvertOp: _convert,
     kernel.ReduceOp: _reduce,
+    kernel.DotOp: _dot,
     arith.CmpfOp: _compare_floats,
     arith.CmpiOp: _compare_integers,
     arith.SelectOp: lambda p, op, x: [f"{p.get(op.operands[0])} ? {a} : {b}" for a, b in zip(x[1], x[2], strict=True)],

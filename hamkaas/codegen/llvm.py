@@ -45,10 +45,10 @@ MAX_SHARED_BYTES = 64 * 1024
 """What one kernel may take of its worker's stack."""
 
 _FLOAT_BINARY: dict[type[Operation], str] = {
-    # Contraction (a multiplication and an addition as one fma) is as exact or more so: always allowed.
-    arith.AddfOp: "fadd contract",
-    arith.SubfOp: "fsub contract",
-    arith.MulfOp: "fmul contract",
+    # No contraction: where a multiplication and an addition are to be one fma, the kernel says so (math.fma)
+    arith.AddfOp: "fadd",
+    arith.SubfOp: "fsub",
+    arith.MulfOp: "fmul",
     arith.DivfOp: "fdiv",
 }
 
@@ -526,6 +526,15 @@ class _KernelPrinter:
             self.define(op, f"call {element} @llvm.vector.reduce.add.{suffix}({value})")
 
     @print_op.register
+    def _(self, op: kernel.DotOp) -> None:
+        product = self.emit(f"fmul contract {self.typed(op.lhs)}, {self.values[op.rhs]}")
+        type = _type(op.lhs.type)
+        zero = _literal(-0.0, f32)
+        self.define(
+            op, f"call reassoc contract float @llvm.vector.reduce.fadd.{_suffix(type)}(float {zero}, {type} {product})"
+        )
+
+    @print_op.register
     def _(self, op: kernel.PackOp) -> None:
         type, packed = _type(op.result.type), "poison"
         for lane, element in enumerate(op.elements):
@@ -610,10 +619,7 @@ class _KernelPrinter:
         type = op.results[0].type
         if isinstance(element_type(type), BFloat16Type):
             raise CompileError(f"no LLVM lowering for {op.name} on {type}, in kernel '{self.name}'")
-        flags = _fastmath(op)
-        if "contract" in flags:
-            instruction = instruction.removesuffix(" contract")
-        self.define(op, f"{instruction}{flags} {self.typed(op.operands[0])}, {self.values[op.operands[1]]}")
+        self.define(op, f"{instruction}{_fastmath(op)} {self.typed(op.operands[0])}, {self.values[op.operands[1]]}")
 
     @print_op.register
     def _(self, op: arith.NegfOp) -> None:

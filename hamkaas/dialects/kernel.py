@@ -16,6 +16,7 @@ from xdsl.dialects.builtin import (
     AnyFloat,
     ArrayAttr,
     DenseArrayBase,
+    Float32Type,
     FunctionType,
     IndexType,
     IntAttr,
@@ -26,12 +27,14 @@ from xdsl.dialects.builtin import (
     SymbolNameConstraint,
     UnitAttr,
     VectorType,
+    f32,
     i64,
 )
 from xdsl.dialects.utils import EnumAttribute, parse_func_op_like, print_func_op_like
 from xdsl.ir import Attribute, Block, Dialect, ParametrizedAttribute, Region, SpacedOpaqueSyntaxAttribute, SSAValue
 from xdsl.irdl import (
     AnyAttr,
+    BaseAttr,
     IRDLOperation,
     VarConstraint,
     irdl_attr_definition,
@@ -711,6 +714,34 @@ class ReduceOp(IRDLOperation):
 
 
 @irdl_op_definition
+class DotOp(IRDLOperation):
+    """The sum of the products of the lanes of two vectors, by fused multiply-adds; the order is not fixed.
+
+    ```mlir
+    func.func @f(%x: vector<8xf32>, %y: vector<8xf32>) -> f32 {
+      %sum = kernel.dot %x, %y : vector<8xf32> -> f32
+      func.return %sum : f32
+    }
+    ```
+    """
+
+    name = "kernel.dot"
+    T: ClassVar = VarConstraint("T", BaseAttr(VectorType))
+    lhs = operand_def(T)
+    rhs = operand_def(T)
+    result = result_def(Float32Type)
+    traits = traits_def(Pure())
+    assembly_format = "$lhs `,` $rhs attr-dict `:` type($lhs) `->` type($result)"
+
+    def __init__(self, lhs: SSAValue, rhs: SSAValue):
+        super().__init__(operands=[lhs, rhs], result_types=[f32])
+
+    def verify_(self) -> None:
+        if element_type(self.lhs.type) != f32:
+            raise VerifyException(f"expected vectors of f32, got {self.lhs.type}")
+
+
+@irdl_op_definition
 class PackOp(IRDLOperation):
     """A vector made of scalars.
 
@@ -798,6 +829,7 @@ KERNEL = Dialect(
         WaitDependencyOp,
         ShuffleXorOp,
         ReduceOp,
+        DotOp,
         PackOp,
         ConvertOp,
     ],

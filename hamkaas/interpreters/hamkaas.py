@@ -198,9 +198,11 @@ def _argmax(op: hamkaas.ArgmaxOp, x: Array) -> Array:
 
 
 def _sample(op: hamkaas.SampleOp, logits: Array, temperature: Array, top_p: Array, coin: Array) -> Array:
-    if temperature[0] <= 0:
+    logits = np.where(np.isnan(logits), -np.inf, logits)
+    if not temperature[0] > 0:
         return np.argmax(logits, keepdims=True)
-    weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature[0])
+    below = np.where(logits == logits.max(), 0, logits.astype(np.float64) - logits.max())
+    weights = np.exp(below / temperature[0])
     order = np.argsort(-weights, kind="stable")
     sums = np.cumsum(weights[order] / weights.sum())
     kept = len(sums) if top_p[0] >= 1 else min(int(np.searchsorted(sums, float(top_p[0]), side="right")) + 1, len(sums))

@@ -249,6 +249,8 @@ class _Run:
             case kernel.ReduceOp():
                 join = np.add if op.combine.data is kernel.Combine.ADD else np.fmax
                 return join.reduce(operands[0], axis=1)
+            case kernel.DotOp():
+                return np.sum(operands[0].astype(np.float64) * operands[1], axis=1).astype(dtype)
             case kernel.ShuffleXorOp():
                 self.together(active, min(WARP, self.size), op.name)
                 return operands[0][self.block_of * self.size + (self.thread_of ^ op.mask.value.data)]

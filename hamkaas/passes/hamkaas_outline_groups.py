@@ -4,13 +4,15 @@ from dataclasses import dataclass, field
 
 from xdsl.context import Context
 from xdsl.dialects import func
-from xdsl.dialects.builtin import FunctionType, ModuleOp, StringAttr
+from xdsl.dialects.builtin import FunctionType, ModuleOp, StringAttr, f32
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from hamkaas.dialects import hamkaas
 from hamkaas.dialects.hamkaas import tensor_type
+from hamkaas.schedules.elements import forward_one
+from hamkaas.schedules.index import Index, Var
 
 REDUCTIONS = (
     hamkaas.MatmulOp,
@@ -189,7 +191,9 @@ class Partition:
         """The views between a reduction and the root, if each element of its result makes one of the group's result.
 
         So it is if all paths to the root pass through pointwise operations that keep the shape (never as the operand
-        that broadcasts), through the same reshapes and permutes, and nothing else.
+        that broadcasts), through the same reshapes and permutes, and nothing else. A complex product takes two
+        elements: it may be on the path if these are neighbours in a row of the reduction, which its schedule gives
+        together.
         """
         views: dict[Operation, tuple[Operation, ...]] = {op: ()}
         todo = [op]
@@ -202,6 +206,8 @@ class Partition:
                 user = use.operation
                 if not _keeps_elements(user, use.index):
                     return None
+                if isinstance(user, hamkaas.ComplexMulOp) and not _keeps_pairs(op, views[current]):
+                    return None
                 path = (*views[current], user) if isinstance(user, INVERTIBLE) else views[current]
                 if views.setdefault(user, path) != path:
                     return None
@@ -210,9 +216,27 @@ class Partition:
         return views[group.root]
 
 
+def _keeps_pairs(reduction: Operation, views: tuple[Operation, ...]) -> bool:
+    """Whether elements 2q and 2q + 1 of a reduction's rows are a pair of the last axis behind these views."""
+    value = reduction.results[0]
+    *rows, columns = tensor_type(value).get_shape()
+    if columns % 2:
+        return False
+    part = Var(value, 2)  # any value will do: no operation is built from these indices
+    index = (*(Index.of(Var(value, size)) for size in rows), Index.of(Var(value, columns // 2)) * 2 + Index.of(part))
+    for view in views:
+        index = forward_one(view, index)
+    return index[-1] == Index.of(part) and not any(i.mentions(part) for i in index[:-1])
+
+
 def _is_prologue(op: Operation) -> bool:
-    """Whether it is a norm of one row that only products read, as their left side."""
-    if not isinstance(op, hamkaas.RmsNormOp) or len(tensor_type(op.result).get_shape()) > 1:
+    """Whether it is a norm of one row of f32 that only products read, as their left side.
+
+    They leave its scale to the end of their sums, where a narrower result could not be rounded.
+    """
+    if not isinstance(op, hamkaas.RmsNormOp) or len((type := tensor_type(op.result)).get_shape()) > 1:
+        return False
+    if type.element_type != f32:
         return False
     uses = list(op.result.uses)
     return bool(uses) and all(isinstance(use.operation, hamkaas.MatmulOp) and use.index == 0 for use in uses)

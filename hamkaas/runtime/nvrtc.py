@@ -17,8 +17,8 @@ from hamkaas.runtime.cache import CacheKey, DiskCache
 NAME = "hamkaas.cu"
 """What the compiler's messages call the source."""
 
-OPTIONS = ("--std=c++17", "--ptxas-options=-v")
-"""Contraction of a * b + c is on by default; nothing that changes numbers more than that is."""
+OPTIONS = ("--std=c++17", "--fmad=false", "--ptxas-options=-v")
+"""No contraction: where a multiplication and an addition are to be one fma, the kernel says so."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hamkaas.errors import CompileError
 from hamkaas.schedules.elements import Position, shape_of
 from hamkaas.schedules.index import Index, Lane
 from hamkaas.schedules.lowering import Lowering
-from hamkaas.schedules.team import Span, Team
+from hamkaas.schedules.team import Factors, Span, Team
 
 MAX_POSITIONS = 8192
 """Positions whose scores fit the worker's own memory: 32 KiB."""
@@ -87,8 +87,8 @@ class _Attention:
     def _score(self, j: Index) -> SSAValue:
         b, e, op = self.lowering.builder, self.lowering.elements, self.op
 
-        def pair(c: Index) -> list[SSAValue]:
-            return [b.mul(e.at(op.query, (*self.at, c)), e.at(op.keys, (j, self.group, c)))]
+        def pair(c: Index) -> list[Factors]:
+            return [Factors(e.at(op.query, (*self.at, c)), e.at(op.keys, (j, self.group, c)))]
 
         (total,) = self.few.reduce(Span(self.d), [Combine.ADD], pair)
         return b.mul(total, b.real(op.scale.value.data))
@@ -107,14 +107,13 @@ class _Attention:
 
     def _mix(self, scale: SSAValue) -> None:
         """The sums of weight * value, scaled: as many chunks of the head at once as fit the registers."""
+        epilogue = self.lowering.epilogue(self.op.result)
         lane = Index.of(Lane(self.width)) if self.width > 1 else Index.of(0)
         chunks = [Index.of(c) + lane for c in range(0, self.d, self.width)]
         for start in range(0, len(chunks), MAX_ACCUMULATORS):
             some = chunks[start : start + MAX_ACCUMULATORS]
             for chunk, value in zip(some, self._weighted(some), strict=True):
-                place: Position = (*self.at, chunk)
-                self.lowering.tile(self.op.result, {place: self.lowering.builder.mul(value, scale)})
-                self.lowering.store_output(self.op.result, place)
+                self.lowering.store(epilogue, [(*self.at, chunk)], [self.lowering.builder.mul(value, scale)])
 
     def _weighted(self, chunks: list[Index]) -> list[SSAValue]:
         """The sums of weight * value over all positions, for some chunks of the head."""
@@ -123,10 +122,7 @@ class _Attention:
         def add(number: SSAValue, sums: list[SSAValue]) -> list[SSAValue]:
             j = b.var(number, self.positions, "j")
             w = b.load(self.scores, b.index(j))
-            return [
-                b.add(total, b.mul(w, e.at(op.values, (j, self.group, c))))
-                for total, c in zip(sums, chunks, strict=True)
-            ]
+            return [b.fma(w, e.at(op.values, (j, self.group, c)), total) for total, c in zip(sums, chunks, strict=True)]
 
         zero = b.real(0.0, self.width)
         return b.loop(b.number(0), b.index(self.length), 1, [zero] * len(chunks), add, "j")

@@ -239,22 +239,23 @@ class _Attention:
             ]
             largest = reduce(lambda x, y: b.combine(Combine.MAX, x, y), scores, old.largest)
             keep = b.exp2(b.sub(old.largest, largest))
-            sums = [b.mul(x, keep) for x in old.sums]
+            total, *values = [b.mul(x, keep) for x in old.sums]
             for score, j in zip(scores, rows, strict=True):
                 weight = b.exp2(b.sub(score, largest))
-                new = [weight, *(b.mul(e.at(op.values, (j, self.group, c)), weight) for c in self.chunks)]
-                sums = [b.add(x, y) for x, y in zip(sums, new, strict=True)]
-            result += Partial(largest, sums).state
+                total = b.add(total, weight)
+                new = [e.at(op.values, (j, self.group, c)) for c in self.chunks]
+                values = [b.fma(x, weight, value) for x, value in zip(new, values, strict=True)]
+            result += Partial(largest, [total, *values]).state
         return result
 
     def _score(self, at: Position, j: Index) -> SSAValue:
         """scale * query . key / ln(2), for all threads of a team."""
         b, e, op = self.lowering.builder, self.lowering.elements, self.op
-        products = [b.mul(e.at(op.query, (*at, c)), e.at(op.keys, (j, self.group, c))) for c in self.chunks]
-        *parts, last = [b.reduce(Combine.ADD, x) for x in products]
+        chunks = [(e.at(op.query, (*at, c)), e.at(op.keys, (j, self.group, c))) for c in self.chunks]
+        *parts, last = [b.dot(x, y) for x, y in chunks]
         if ragged := self.d // self.width % self.sharing:  # the others have read a vector that is not theirs
             last = b.select(b.compare("slt", b.index(self.member), b.number(ragged)), last, b.real(0.0))
-        (total,) = self.team.across([reduce(b.add, [*parts, last])], [b.add])
+        (total,) = self.team.across([reduce(b.add, [*parts, last])], lambda x, y: [b.add(x[0], y[0])])
         return b.mul(total, b.real(op.scale.value.data * log2(euler)))
 
     # joining
@@ -306,12 +307,18 @@ class _Attention:
         found = [b.load(box.largest, b.index(place)) for place in places]
         largest = reduce(lambda x, y: b.combine(Combine.MAX, x, y), found)
         keep = [b.exp2(b.sub(one, largest)) for one in found]
-        totals = [b.mul(b.load(box.totals, b.index(place)), x) for place, x in zip(places, keep, strict=True)]
+        totals = [b.load(box.totals, b.index(place)) for place in places]
         chunk = first + _lanes(self.result_width)
-        values = [
-            b.mul(e.load_raw(box.values, place * self.d + chunk), x) for place, x in zip(places, keep, strict=True)
-        ]
-        return Partial(largest, [reduce(b.add, totals), reduce(b.add, values)])
+        values = [e.load_raw(box.values, place * self.d + chunk) for place in places]
+        return Partial(largest, [self._weighted(totals, keep), self._weighted(values, keep)])
+
+    def _weighted(self, values: list[SSAValue], weights: list[SSAValue]) -> SSAValue:
+        """The sum of some values, each times its weight."""
+        b = self.lowering.builder
+        total = b.mul(values[0], weights[0])
+        for value, weight in zip(values[1:], weights[1:], strict=True):
+            total = b.fma(value, weight, total)
+        return total
 
     def _each(self, body: Callable[[Index, Index], None]) -> None:
         """Shares out the heads of the block and the vectors of the result: head, and first element of the vector."""
@@ -345,14 +352,14 @@ class _Attention:
 
     def _finish(self, box: _Box) -> None:
         b = self.lowering.builder
+        epilogue = self.lowering.epilogue(self.op.result)
         is_empty = b.compare("eq", b.index(self.length), b.number(0))
 
         def store(head: Index, first: Index) -> None:
             total, values = self._joined(box, head, first).sums
             scale = b.select(is_empty, b.real(0.0), b.div(b.real(1.0), total))
             place: Position = (*self._head(head), first + _lanes(self.result_width))
-            self.lowering.tile(self.op.result, {place: b.mul(values, scale)})
-            self.lowering.store_output(self.op.result, place)
+            self.lowering.store(epilogue, [place], [b.mul(values, scale)])
 
         self._each(store)
 

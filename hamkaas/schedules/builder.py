@@ -119,6 +119,10 @@ class Builder:
             return self.splat(self.real(value), width)
         return self._constant(DenseIntOrFPElementsAttr.from_list(VectorType(f32, [width]), [value]))
 
+    def constant(self, value: FloatAttr | IntegerAttr) -> SSAValue:
+        """A number of a tensor as an element: an integer of its own type, a float as f32."""
+        return self._constant(value) if isinstance(value, IntegerAttr) else self.real(value.value.data)
+
     def index(self, index: Index) -> SSAValue:
         """The value of a symbolic index; it must not mention a lane."""
         return self.remember(index, lambda: self._index(index))
@@ -274,8 +278,13 @@ class Builder:
         return self._one(math.SqrtOp(x))
 
     def convert(self, x: SSAValue, element: Attribute) -> SSAValue:
-        """`x` with elements of another type; nothing where they are that already."""
-        return x if kernel.element_type(x.type) == element else self._one(kernel.ConvertOp(x, element))
+        """`x` with elements of another type; nothing where they are that already, or were before they were widened."""
+        if kernel.element_type(x.type) == element:
+            return x
+        if isinstance(x.owner, kernel.ConvertOp) and kernel.element_type(x.type) == f32:
+            if kernel.element_type(x.owner.input.type) == element:  # f32 has all numbers of the other types
+                return x.owner.input
+        return self.remember(("convert", x, element), lambda: self._one(kernel.ConvertOp(x, element)))
 
     def combine(self, kind: Combine, a: SSAValue, b: SSAValue) -> SSAValue:
         """Two partial results of a reduction as one."""
@@ -286,6 +295,10 @@ class Builder:
     def reduce(self, kind: Combine, value: SSAValue) -> SSAValue:
         """The lanes of a vector as one; a scalar stays as it is."""
         return value if lanes_of(value) == 1 else self._one(kernel.ReduceOp(kind, value))
+
+    def dot(self, x: SSAValue, y: SSAValue) -> SSAValue:
+        """The sum of the products of the lanes of two vectors; the product of two scalars."""
+        return self.mul(x, y) if lanes_of(x) == lanes_of(y) == 1 else self._one(kernel.DotOp(*self._both(x, y)))
 
     def lane(self, value: SSAValue, number: int) -> SSAValue:
         """One lane of a vector; a scalar is all of its lanes."""

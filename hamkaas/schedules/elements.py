@@ -1,10 +1,12 @@
 """The value of one element of a tensor, computed where it is needed.
 
-A schedule decides which elements a kernel computes and in which loops. What an element *is* stands here, once for
-all schedules and targets: `Elements.at(value, index)` builds the operations that compute element `index` of a tensor
-of the group, by walking its producers. Pointwise operations recurse into their operands, views rewrite the index,
-inputs of the group become loads. That is all there is to fusion of producers; consumers are the same walk, started
-at the end of the group and stopped by what a schedule has already computed (`Elements.known`).
+A schedule decides which elements a kernel computes and in which loops. `Elements.at(value, index)` defines an element,
+once for all schedules and targets: it builds the operations that compute element `index` of a tensor of the group, by
+walking its producers. Pointwise operations recurse into their operands, views rewrite the index, inputs of the group
+become loads. That is fusion of producers. Fusion of consumers is in `epilogue`.
+
+An element has the type of its tensor, but for f16 and bf16: these are held in f32, where every operation rounds its
+result to the tensor's type. So a value does not depend on the group that it is computed in.
 
 An index may contain a lane: then the value is a vector, with one element per lane.
 """
@@ -12,16 +14,19 @@ An index may contain a lane: then the value is a vector, with one element per la
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, f32, i64
-from xdsl.ir import Attribute, BlockArgument, SSAValue
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, IntegerType, f32
+from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 
 from hamkaas.dialects import hamkaas, kernel
 from hamkaas.dialects.hamkaas import tensor_type
-from hamkaas.schedules.builder import Builder, element_of
+from hamkaas.schedules.builder import Builder, element_of, lanes_of
 from hamkaas.schedules.index import Div, Index, Lane, Mod, delinearize, linearize
 
 Position: TypeAlias = tuple[Index, ...]
 """The index of one element: one symbolic index per axis."""
+
+ROUNDING = (hamkaas.AddOp, hamkaas.MulOp, hamkaas.SiluOp, hamkaas.ComplexMulOp, hamkaas.CastOp, hamkaas.RmsScaleOp)
+"""Pointwise operations whose exact result may be none of its type. Of others it is: relu, views, constants."""
 
 BYTES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "i64": 8}
 
@@ -60,16 +65,41 @@ class Elements:
         self.aligned = aligned
         """Whether vectors are loaded only from addresses that are multiples of their size, as CUDA demands."""
         self.known: dict[SSAValue, Callable[[Position], SSAValue]] = {}
-        """Values that a schedule computes itself, such as a matrix product."""
+        """Values that a schedule computes itself: a function that builds any element that the group may ask for."""
         self.streamed: set[SSAValue] = set()
         """Inputs that are read once: their loads carry a cache hint."""
         self._rows: dict[SSAValue, Index] = {}
 
     def at(self, value: SSAValue, index: Position) -> SSAValue:
-        """Element `index` of `value`, data as f32, an index as i64; a vector of them if the index mentions a lane."""
+        """Element `index` of `value`, floats as f32; a vector of elements if the index mentions a lane."""
         if (compute := self.known.get(value)) is not None:
             return compute(index)
-        return self.builder.remember((value, index), lambda: self._compute(value, index))
+        return self.builder.remember((value, index), lambda: self.compute(value, index))
+
+    def compute(self, value: SSAValue, index: Position) -> SSAValue:
+        """Builds element `index` of `value` anew, from elements of the operands."""
+        exact = self._compute(value, index)
+        return self.rounded(value, exact) if isinstance(value.owner, ROUNDING) else exact
+
+    def compute_from(self, value: SSAValue, index: Position, operands: Mapping[SSAValue, SSAValue]) -> SSAValue:
+        """Builds element `index` of `value` anew, from these elements of some of the operands."""
+        for operand, element in operands.items():
+            self.known[operand] = lambda _, element=element: element
+        result = self.compute(value, index)
+        for operand in operands:
+            del self.known[operand]
+        return result
+
+    def define(self, value: SSAValue, compute: Callable[[Position], SSAValue]) -> None:
+        """Sets how to build any element of `value` that the group may ask for; it is rounded as its type says."""
+        self.known[value] = lambda index: self.rounded(value, compute(index))
+
+    def rounded(self, value: SSAValue, exact: SSAValue) -> SSAValue:
+        """An f32 rounded to the element type of a tensor, if that is narrower."""
+        element = tensor_type(value).element_type
+        if isinstance(element, Float16Type | BFloat16Type):
+            return self.builder.convert(self.builder.convert(exact, element), f32)
+        return exact
 
     def _compute(self, value: SSAValue, index: Position) -> SSAValue:
         b = self.builder
@@ -77,8 +107,7 @@ class Elements:
             return self.load(value, linearize(index, shape_of(value)))
         match value.owner:
             case hamkaas.ConstantOp() as op:
-                number = op.value.value.data
-                return b.integer(int(number)) if hamkaas.is_index(tensor_type(value)) else b.real(float(number))
+                return b.constant(op.value)
             case hamkaas.AddOp() as op:
                 return b.add(*self._operands(op, index))
             case hamkaas.MulOp() as op:
@@ -96,10 +125,9 @@ class Elements:
                 norm = b.sqrt(b.add(mean, b.real(op.eps.value.data)))
                 return b.div(b.mul(self.at(op.input, index), self.at(op.weight, index[-1:])), norm)
             case hamkaas.CastOp() as op:
-                return self._rounded(self.at(op.input, index), tensor_type(op.result).element_type)
+                return b.convert(self.at(op.input, index), f32)
             case hamkaas.DequantizeOp() as op:
-                scale = self.at(op.scales, (*index[:-1], index[-1] // op.group))
-                return b.mul(self.at(op.values, index), scale)
+                return b.mul(b.convert(self.at(op.values, index), f32), self.at(op.scales, _scale_of(op, index)))
             case hamkaas.GatherOp() if (lane := lane_in(index[0])) is not None:
                 return b.pack([self.at(value, one) for one in per_lane(index, lane)])
             case hamkaas.ReshapeOp() | hamkaas.PermuteOp() | hamkaas.SliceOp() | hamkaas.GatherOp() as op:
@@ -127,18 +155,14 @@ class Elements:
         match value.owner:
             case hamkaas.ReshapeOp() | hamkaas.PermuteOp() | hamkaas.SliceOp() as op if value not in self.known:
                 return self.factored(*self.through_view(op, index))
-            case hamkaas.DequantizeOp() as op if lane_in(group := index[-1] // op.group) is None:
-                return self.at(op.values, index), self.at(op.scales, (*index[:-1], group))
+            case hamkaas.DequantizeOp() as op if all(lane_in(i) is None for i in _scale_of(op, index)):
+                values = self.builder.convert(self.at(op.values, index), f32)
+                return values, self.at(op.scales, _scale_of(op, index))
             case _:
                 return self.at(value, index), None
 
     def _operands(self, op: hamkaas.BinaryOp, index: Position) -> tuple[SSAValue, SSAValue]:
         return self.at(op.lhs, index), self.at(op.rhs, broadcast(index, shape_of(op.rhs)))
-
-    def _rounded(self, x: SSAValue, element: Attribute) -> SSAValue:
-        if isinstance(element, Float16Type | BFloat16Type):
-            return self.builder.convert(self.builder.convert(x, element), f32)
-        return x
 
     def through_view(self, op: hamkaas.TensorOp, index: Position) -> tuple[SSAValue, Position]:
         """The value that a view is of, and where in it the view's element `index` lies."""
@@ -174,28 +198,21 @@ class Elements:
     def _complex_mul(self, op: hamkaas.ComplexMulOp, index: Position) -> SSAValue:
         b = self.builder
         if (lane := lane_in(index[-1])) is not None:
-            if not self.known and self._begins_with_pair(op.result, index, lane):
-                return self._complex_lanes(op, index, lane.size)
+            if self._begins_with_pair(op.result, index, lane):
+                return complex_lanes(b, *self._operands(op, index))
             return b.pack([self.at(op.result, one) for one in per_lane(index, lane)])
         right = broadcast(index, shape_of(op.rhs))[:-1]
-        re, im = Index.of(0), Index.of(1)
-        left = (*index[:-1],)
-        a, bi = self.at(op.lhs, (*left, re)), self.at(op.lhs, (*left, im))
-        c, di = self.at(op.rhs, (*right, re)), self.at(op.rhs, (*right, im))
-
-        def real() -> SSAValue:
-            return b.sub(b.mul(a, c), b.mul(bi, di))
-
-        def imaginary() -> SSAValue:
-            return b.add(b.mul(a, di), b.mul(bi, c))
-
+        parts = (Index.of(0), Index.of(1))
+        x = [self.at(op.lhs, (*index[:-1], part)) for part in parts]
+        y = [self.at(op.rhs, (*right, part)) for part in parts]
+        re, im = complex_product(b, x, y)
         match index[-1]:
             case Index((), 0):
-                return real()
+                return re
             case Index((), 1):
-                return imaginary()
+                return im
             case part:
-                return b.select(b.compare("eq", b.index(part), b.number(0)), real(), imaginary())
+                return b.select(b.compare("eq", b.index(part), b.number(0)), re, im)
 
     def _begins_with_pair(self, value: SSAValue, index: Position, lane: Lane) -> bool:
         """Whether the lanes are neighbours, pair by pair."""
@@ -203,25 +220,14 @@ class Elements:
         first = position.substitute(lane, 0)
         return lane.size % 2 == 0 and position == first + Index.of(lane) and first.is_multiple_of(2)
 
-    def _complex_lanes(self, op: hamkaas.ComplexMulOp, index: Position, size: int) -> SSAValue:
-        """Whole pairs, from vectors of both sides."""
-        b = self.builder
-        x, y = self._operands(op, index)
-        lanes: list[SSAValue] = []
-        for place in range(0, size, 2):
-            (re, im), (cos, sin) = ([b.lane(value, place + part) for part in (0, 1)] for value in (x, y))
-            lanes.append(b.sub(b.mul(re, cos), b.mul(im, sin)))
-            lanes.append(b.add(b.mul(re, sin), b.mul(im, cos)))
-        return b.pack(lanes)
-
     # memory
 
     def load(self, argument: SSAValue, position: Index) -> SSAValue:
-        """The element of a group's argument at a flat position, as f32 unless it is an index."""
+        """The element of a group's argument at a flat position, floats as f32."""
         memref = self.buffers[argument]
         cache = kernel.Cache.STREAM if argument in self.streamed else None
         value = self.load_raw(memref, position, cache)
-        return value if element_of(memref) == i64 else self.builder.convert(value, f32)
+        return value if isinstance(element_of(memref), IntegerType) else self.builder.convert(value, f32)
 
     def load_raw(self, memref: SSAValue, position: Index, cache: kernel.Cache | None = None) -> SSAValue:
         """The element of a buffer at a flat position: a vector load where the lanes are neighbours."""
@@ -236,7 +242,7 @@ class Elements:
         return b.load(memref, b.index(first), lane.size, align, cache)
 
     def store(self, value: SSAValue, memref: SSAValue, position: Index) -> None:
-        """Stores f32 or i64, scalar or one per lane, at a flat position, rounded to the buffer's type."""
+        """Stores an element, scalar or one per lane, at a flat position; an f32 is rounded to the buffer's type."""
         b = self.builder
         element = element_of(memref)
         lane = lane_in(position)
@@ -281,19 +287,42 @@ def per_lane(index: Position, lane: Lane) -> Iterator[Position]:
         yield tuple(i.substitute(lane, number) for i in index)
 
 
+def _scale_of(op: hamkaas.DequantizeOp, index: Position) -> Position:
+    """The index of the scale of an element."""
+    return (*index[:-1], index[-1] // op.group)
+
+
+Pair: TypeAlias = Sequence[SSAValue]
+"""The real and the imaginary part of a complex number."""
+
+
+def complex_product(b: Builder, x: Pair, y: Pair) -> tuple[SSAValue, SSAValue]:
+    """(a + bi)(c + di) = (ac - bd) + (ad + bc)i, each product and sum rounded."""
+    return b.sub(b.mul(x[0], y[0]), b.mul(x[1], y[1])), b.add(b.mul(x[0], y[1]), b.mul(x[1], y[0]))
+
+
+def complex_lanes(b: Builder, x: SSAValue, y: SSAValue) -> SSAValue:
+    """Products of complex numbers whose parts are neighbouring lanes of two vectors."""
+    lanes: list[SSAValue] = []
+    for place in range(0, max(lanes_of(x), lanes_of(y)), 2):
+        lanes += complex_product(b, *[[b.lane(value, place + part) for part in (0, 1)] for value in (x, y)])
+    return b.pack(lanes)
+
+
 def forward(value: SSAValue, index: Position, target: SSAValue) -> Position:
     """Where in `target` the element `index` of `value` ends up, along the operations of the group between them.
 
-    The inverse of the walk of `Elements.at`: only pointwise operations that keep the shape, reshape and permute lie
-    on such a path (`hamkaas-outline-groups` sees to it).
+    Only pointwise operations that keep the shape, reshape and permute lie on such a path (`hamkaas-outline-groups` sees
+    to it).
     """
     while value is not target:
         user = next(use.operation for use in value.uses if reaches(use.operation.results[0], target))
-        value, index = user.results[0], _forward_one(user, index)
+        value, index = user.results[0], forward_one(user, index)
     return index
 
 
-def _forward_one(op: object, index: Position) -> Position:
+def forward_one(op: Operation, index: Position) -> Position:
+    """Where in the result of an operation the element `index` of its operand ends up."""
     match op:
         case hamkaas.ReshapeOp():
             return delinearize(linearize(index, shape_of(op.input)), shape_of(op.result))

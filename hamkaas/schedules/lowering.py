@@ -1,6 +1,6 @@
 """What every schedule works with: the kernel being built, its elements and its outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -11,7 +11,8 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from hamkaas.dialects import hamkaas, kernel
 from hamkaas.schedules.builder import Builder
-from hamkaas.schedules.elements import Elements, Position, forward, lane_in, per_lane, reaches, shape_of
+from hamkaas.schedules.elements import Elements, Position, forward, shape_of
+from hamkaas.schedules.epilogue import Epilogue
 from hamkaas.schedules.index import Index, linearize
 
 Target: TypeAlias = Literal["cpu", "cuda"]
@@ -160,8 +161,10 @@ class Lowering:
             return self.builder.integer(constant)
         return self.elements.at(value, (Index.of(0),))
 
-    def _fits(self, op: hamkaas.ReplaceSliceOp) -> SSAValue:
-        """Whether [begin, end) lies inside the base and has the replacement's rows."""
+    def _fits(self, op: hamkaas.ReplaceSliceOp) -> SSAValue | None:
+        """Whether [begin, end) lies inside the base and has the replacement's rows; None where that was verified."""
+        if not index_uses(op):
+            return None
         b = self.builder
 
         def compute() -> SSAValue:
@@ -210,47 +213,47 @@ class Lowering:
         (rows, *inner), size = shape_of(op.replacement), shape_of(op.base)[0]
         return self.elements.index_at(op.begin, Index.of(0), size - rows + 1) * prod(inner)
 
-    def prepare_output(self, anchors: Sequence[SSAValue], index: Position) -> None:
-        """Loads what `store_output` needs beside the elements of `anchors`, so that it is there when these are."""
-        where, _, _ = self._place(anchors[0], index)
-        for anchor in anchors:
-            self.elements.known[anchor] = lambda _: self.builder.real(0.0)
+    def epilogue(self, *anchors: SSAValue) -> Epilogue:
+        """The operations of this part from results that a schedule computes to the output."""
+        return Epilogue(self.elements, self.ops, anchors, self.output.value)
 
-        unknown = [value for op in self.ops for value in op.results if any(reaches(a, value) for a in anchors)]
-        self.builder.draft(lambda: self.elements.at(self.output.value, where), unknown)
+    def prefetch(self, epilogue: Epilogue, positions: Sequence[Position]) -> None:
+        """Loads what `store` will need beside the elements of the anchors at these positions."""
+        if (update := self.output.update) is not None:
+            self._offset(update)
+            self._fits(update)
+        nothing = [self.builder.real(0.0)] * (len(positions) * len(epilogue.anchors))
+        self.builder.draft(lambda: epilogue.apply(positions, nothing), epilogue.values)
 
-    def _place(self, anchor: SSAValue, index: Position) -> tuple[Position, Index, SSAValue | None]:
-        """The output's element that element `index` of `anchor` becomes, where it goes, and whether that exists."""
-        output = self.output
-        where = forward(anchor, index, output.value)
-        position = linearize(where, shape_of(output.value))
-        if output.update is None:
-            return where, position, None
-        fits = self._fits(output.update) if index_uses(output.update) else None
-        return where, position + self._offset(output.update), fits
-
-    def store_output(self, anchor: SSAValue, index: Position) -> None:
-        """Computes and stores what element `index` of `anchor` becomes in the output."""
-        output = self.output
-        where, position, fits = self._place(anchor, index)
+    def store(self, epilogue: Epilogue, positions: Sequence[Position], elements: Sequence[SSAValue]) -> None:
+        """Stores what becomes of elements of the anchors in the output; the arguments are those of `Epilogue.apply`."""
 
         def store() -> None:
-            self.elements.store(self.elements.at(output.value, where), output.memref, position)
+            for where, element in epilogue.apply(positions, elements):
+                self._store(where, element)
 
+        self._when_it_fits(store)
+
+    def store_output(self, anchor: SSAValue, index: Position) -> None:
+        """Computes and stores what element `index` of `anchor` becomes, of which any element of its row is known."""
+        where = forward(anchor, index, self.output.value)
+        self._when_it_fits(lambda: self._store(where, self.elements.at(self.output.value, where)))
+
+    def _when_it_fits(self, store: Callable[[], None]) -> None:
+        """Stores, but not what would lie outside of a tensor that is updated."""
+        update = self.output.update
+        fits = None if update is None else self._fits(update)
         if fits is None:
             store()
         else:
             self.builder.when(fits, store)
 
-    def tile(self, value: SSAValue, entries: dict[Position, SSAValue]) -> None:
-        """Makes elements of `value` known that the schedule has computed; a vector stands for each of its lanes too."""
-        known = dict(entries)
-        for position, computed in entries.items():
-            lane = next((lane for i in position if (lane := lane_in(i)) is not None), None)
-            if lane is not None:
-                for number, one in enumerate(per_lane(position, lane)):
-                    known[one] = self.builder.lane(computed, number)
-        self.elements.known[value] = known.__getitem__
+    def _store(self, where: Position, element: SSAValue) -> None:
+        output = self.output
+        position = linearize(where, shape_of(output.value))
+        if output.update is not None:
+            position = position + self._offset(output.update)
+        self.elements.store(element, output.memref, position)
 
     def finish(self, grid: int, block: int) -> kernel.FuncOp:
         """The finished kernel."""

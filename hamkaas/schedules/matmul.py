@@ -11,7 +11,7 @@ tiled   CUDA, several rows: 64 x 64 tiles of the output, both sides staged throu
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from math import gcd
 
 from xdsl.dialects.builtin import f16, f32
@@ -21,10 +21,11 @@ from hamkaas.dialects import hamkaas
 from hamkaas.dialects.hamkaas import tensor_type
 from hamkaas.dialects.kernel import Combine
 from hamkaas.schedules.elements import Position, element_bytes, shape_of
+from hamkaas.schedules.epilogue import Epilogue
 from hamkaas.schedules.index import Index, Lane, Var
 from hamkaas.schedules.lowering import Lowering
 from hamkaas.schedules.staged import CHUNK, Staged
-from hamkaas.schedules.team import WARP, Span, Team
+from hamkaas.schedules.team import WARP, Factors, Span, Team
 from hamkaas.schedules.vector_shape import STAGED_TO, VectorShape, vector_shape
 
 CPU_BLOCKS = 16
@@ -117,10 +118,9 @@ def _inner_is_contiguous(lowering: Lowering, product: Product) -> bool:
     return found[1].factor(n) == 1
 
 
-def _pairs(lowering: Lowering) -> int:
-    """Outputs that have to be computed side by side: 2 where a complex product follows, else 1."""
-    follows = any(isinstance(op, hamkaas.ComplexMulOp) for op in lowering.ops)
-    return 2 if follows else 1
+def _epilogue(lowering: Lowering, product: Product) -> Epilogue:
+    """The operations behind the product, or behind several."""
+    return lowering.epilogue(*(op.result for op in product.ops))
 
 
 def _tiles(lowering: Lowering, number: SSAValue, size: int, tile: int) -> Index:
@@ -135,20 +135,6 @@ def _tiles(lowering: Lowering, number: SSAValue, size: int, tile: int) -> Index:
         return b.var(number, count, "tile") * tile
     moved = b.minimum(b.mul_index(number, b.number(tile // step)), b.number((size - tile) // step))
     return b.var(moved, (size - tile) // step + 1, "tile") * step
-
-
-def _keep(lowering: Lowering, product: Product, places: Sequence[Position], sums: Sequence[SSAValue]) -> None:
-    """Makes the elements at `places` known: of the first product, then of the next."""
-    for number, op in enumerate(product.ops):
-        mine = sums[number * len(places) : (number + 1) * len(places)]
-        lowering.tile(op.result, dict(zip(places, mine, strict=True)))
-
-
-def _finish(lowering: Lowering, product: Product, places: Sequence[Position], sums: Sequence[SSAValue]) -> None:
-    """Stores what becomes of the elements at `places`."""
-    _keep(lowering, product, places, sums)
-    for place in places:
-        lowering.store_output(product.ops[0].result, place)
 
 
 def _norm(lowering: Lowering, product: Product) -> hamkaas.RmsNormOp | None:
@@ -169,9 +155,9 @@ def _normalize(lowering: Lowering, norm: hamkaas.RmsNormOp, team: Team) -> None:
     b, e = lowering.builder, lowering.elements
     (n,) = shape_of(norm.input)
 
-    def square(k: Index) -> list[SSAValue]:
+    def square(k: Index) -> list[Factors]:
         x = e.at(norm.input, (k,))
-        return [b.mul(x, x)]
+        return [Factors(x, x)]
 
     scale = _norm_scale(lowering, norm, team.reduce(Span(n), [Combine.ADD], square)[0])
     normalized = b.shared(n)
@@ -204,8 +190,9 @@ def _cpu_blocks(lowering: Lowering, tiles: int, body: Callable[[SSAValue], None]
 
 def _cpu_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     b, e = lowering.builder, lowering.elements
+    epilogue = _epilogue(lowering, product)
     rows = min(CPU_DOT_ROWS, product.m)
-    columns = _even(min(CPU_DOT_COLUMNS, product.k), product.k, _pairs(lowering))
+    columns = _even(min(CPU_DOT_COLUMNS, product.k), epilogue.pairs)
     row_tiles, column_tiles = -(-product.m // rows), -(-product.k // columns)
     team = Team(b, 1, lowering.lanes, Index.of(0))
     if (norm := _norm(lowering, product)) is not None:
@@ -218,14 +205,14 @@ def _cpu_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
         i0 = _tiles(lowering, b.index(at % row_tiles), product.m, rows)
         j0 = _tiles(lowering, column, product.k, columns)
 
-        def products(n: Index) -> list[SSAValue]:
+        def products(n: Index) -> list[Factors]:
             left = [e.at(product.lhs, product.lhs_at(batch, i0 + i, n)) for i in range(rows)]
             right = [[e.at(op.rhs, product.rhs_at(batch, n, j0 + j)) for j in range(columns)] for op in product.ops]
-            return [b.mul(x, y) for of_op in right for x in left for y in of_op]
+            return [Factors(x, y) for of_op in right for x in left for y in of_op]
 
         sums = team.reduce(Span(product.n), [Combine.ADD] * (rows * columns * len(product.ops)), products)
         places = [product.result_at(batch, i0 + i, j0 + j) for i in range(rows) for j in range(columns)]
-        _finish(lowering, product, places, sums)
+        lowering.store(epilogue, places, sums)
 
     grid = _cpu_blocks(lowering, product.batch * row_tiles * column_tiles, tile)
     return grid, 1
@@ -239,7 +226,8 @@ def _cpu_dot_row(lowering: Lowering, product: Product) -> tuple[int, int]:
     columns that have to be known together are therefore summed one after the other.
     """
     b, e = lowering.builder, lowering.elements
-    pair = _even(1, product.k, _pairs(lowering))
+    epilogue = _epilogue(lowering, product)
+    pair = epilogue.pairs
     pairs = product.k // pair
     streams = min(max(CPU_STREAMS // len(product.ops), 1), pairs)
     tiles = -(-pairs // streams)
@@ -261,23 +249,26 @@ def _cpu_dot_row(lowering: Lowering, product: Product) -> tuple[int, int]:
         first = n.substitute(Lane(lanes), 0) * vectors + Index.of(Lane(lanes))
         return [first + number * lanes for number in range(vectors)]
 
-    def dot(left: Sequence[SSAValue], right: Sequence[tuple[SSAValue, SSAValue | None]]) -> SSAValue:
-        """The products of vectors, added up, times the factor that they have in common."""
+    def dot(left: Sequence[SSAValue], right: Sequence[tuple[SSAValue, SSAValue | None]]) -> Factors:
+        """The products of vectors, added up, and the factor that they have in common."""
         (y, factor), *others = right
+        if factor is None:
+            assert not others, "vectors are taken together for the factor that they share"
+            return Factors(left[0], y)
         total = b.mul(left[0], y)
         for x, (y, _) in zip(left[1:], others, strict=True):
             total = b.fma(x, y, total)
-        return total if factor is None else b.mul(total, factor)
+        return Factors(total, factor)
 
     def tile(t: SSAValue) -> None:
         at = b.var(t, product.batch * tiles, "t")
         batch, first = at // tiles, at % tiles
-        places: list[Position] = []
-        sums: list[list[SSAValue]] = [[] for _ in product.ops]
+        sums: list[list[SSAValue]] = []
+        """By member of a pair: the sums of each stream, for the first product, then for the next."""
         for member in range(pair):
             columns = [(first + start) * pair + member for start in starts]
 
-            def products(n: Index, columns: Sequence[Index] = columns) -> list[SSAValue]:
+            def products(n: Index, columns: Sequence[Index] = columns) -> list[Factors]:
                 ns = parts(n)
                 left = [e.at(product.lhs, product.lhs_at(batch, zero, n)) for n in ns]
                 return [
@@ -286,23 +277,25 @@ def _cpu_dot_row(lowering: Lowering, product: Product) -> tuple[int, int]:
                     for j in columns
                 ]
 
-            totals = team.reduce(Span(product.n // vectors), [Combine.ADD] * (streams * len(product.ops)), products)
-            places += [product.result_at(batch, zero, j) for j in columns]
-            for number, of_op in enumerate(sums):
-                of_op += totals[number * streams : (number + 1) * streams]
-        _finish(lowering, product, places, [x for of_op in sums for x in of_op])
+            sums.append(team.reduce(Span(product.n // vectors), [Combine.ADD] * (streams * len(product.ops)), products))
+        members = range(pair)
+        places = [
+            product.result_at(batch, zero, (first + start) * pair + member) for start in starts for member in members
+        ]
+        lowering.store(epilogue, places, [x for of_pair in zip(*sums, strict=True) for x in of_pair])
 
     return _cpu_blocks(lowering, product.batch * tiles, tile), 1
 
 
-def _even(tile: int, size: int, pairs: int) -> int:
-    """A tile size that keeps pairs together, if the axis has pairs at all."""
-    return max(tile // pairs, 1) * pairs if size % pairs == 0 else tile
+def _even(tile: int, pairs: int) -> int:
+    """A tile size that keeps pairs together."""
+    return max(tile // pairs, 1) * pairs
 
 
 def _cpu_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
     b, e = lowering.builder, lowering.elements
     lanes = min(lowering.lanes, product.k)
+    epilogue = _epilogue(lowering, product)
     rows = min(CPU_AXPY_ROWS, product.m)
     vectors = min(CPU_AXPY_VECTORS * CPU_AXPY_ROWS // rows, product.k // lanes)
     columns = vectors * lanes
@@ -324,13 +317,13 @@ def _cpu_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
                 [b.splat(e.at(op.rhs, product.rhs_at(batch, n, j0 + v * lanes + lane)), lanes) for v in range(vectors)]
                 for op in product.ops
             ]
-            products = [b.mul(x, y) for of_op in right for x in left for y in of_op]
-            return [b.add(s, p) for s, p in zip(sums, products, strict=True)]
+            factors = [(x, y) for of_op in right for x in left for y in of_op]
+            return [b.fma(x, y, total) for (x, y), total in zip(factors, sums, strict=True)]
 
         zero = b.real(0.0, lanes)
         sums = b.loop(b.number(0), b.number(product.n), 1, [zero] * (rows * vectors * len(product.ops)), add_row, "n")
         places = [product.result_at(batch, i0 + i, j0 + v * lanes + lane) for i in range(rows) for v in range(vectors)]
-        _finish(lowering, product, places, sums)
+        lowering.store(epilogue, places, sums)
 
     grid = _cpu_blocks(lowering, product.batch * row_tiles * column_tiles, tile)
     return grid, 1
@@ -369,7 +362,8 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     wide = gcd(16 // size, product.n, *(e.alike(op.rhs) for op in product.ops))
     stages = shape.staged and product.n <= STAGED_TO and wide % CHUNK == 0 and wide * size >= 8
     lanes = wide if stages else gcd(lowering.lanes, product.n)
-    columns = min(_even(shape.columns, product.k, _pairs(lowering)), product.k)
+    epilogue = _epilogue(lowering, product)
+    columns = min(_even(shape.columns, epilogue.pairs), product.k)
     teams = shape.block // shape.team
     tiles = -(-product.k // columns)
     grid = -(-tiles // teams)
@@ -404,15 +398,15 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     staged, squares = None, []
     if stages:
         staged, squares = _stage(lowering, product, Team(b, shape.block, CHUNK, thread, unroll=STAGE_IN_FLIGHT))
-    ends = _Ends(lowering, product, member, j0, columns, mine)
+    ends = _Ends(lowering, product, epilogue, member, j0, columns, mine)
 
-    def joined(x: SSAValue) -> SSAValue:
-        return b.reduce(Combine.ADD, x) if scalars else x
-
-    def products(n: Index) -> list[SSAValue]:
+    def products(n: Index) -> list[Factors | SSAValue]:
         left, more = (staged.get(n), []) if staged is not None else _unscaled(lowering, product, n)
-        sums = [(joined(b.mul(left, numbers)), factor) for numbers, factor in right(n)]
-        return [*(x if factor is None else b.mul(x, factor) for x, factor in sums), *map(joined, more)]
+        if not scalars:
+            return [*(Factors(left, numbers) for numbers, _ in right(n)), *more]
+        sums = [(b.dot(left, numbers), factor) for numbers, factor in right(n)]
+        squares = [b.dot(one.x, one.y) for one in more]
+        return [*(x if factor is None else Factors(x, factor) for x, factor in sums), *squares]
 
     kinds = [Combine.ADD] * (len(rows) + (norm is not None and staged is None))
     sums = team.reduce(span, kinds, products, scalars=scalars, ahead=load)
@@ -423,7 +417,7 @@ def _cuda_dot(lowering: Lowering, product: Product) -> tuple[int, int]:
     return grid, shape.block
 
 
-def _unscaled(lowering: Lowering, product: Product, n: Index) -> tuple[SSAValue, list[SSAValue]]:
+def _unscaled(lowering: Lowering, product: Product, n: Index) -> tuple[SSAValue, list[Factors]]:
     """Element n of the vector; of a norm, what its scale is a factor of, and the square that the scale is made of.
 
     The scale is one factor for all products, so that it can wait until their sums are known.
@@ -432,7 +426,7 @@ def _unscaled(lowering: Lowering, product: Product, n: Index) -> tuple[SSAValue,
     if (norm := _norm(lowering, product)) is None:
         return e.at(product.lhs, product.lhs_at(Index.ZERO, Index.ZERO, n)), []
     x = e.at(norm.input, (n,))
-    return b.mul(x, e.at(norm.weight, (n,))), [b.mul(x, x)]
+    return b.mul(x, e.at(norm.weight, (n,))), [Factors(x, x)]
 
 
 def _load_left(lowering: Lowering, product: Product, n: Index) -> None:
@@ -450,7 +444,7 @@ def _stage(lowering: Lowering, product: Product, everyone: Team) -> tuple[Staged
     staged, span = Staged(lowering.builder, product.n), Span(product.n)
     load = partial(_load_left, lowering, product)
 
-    def put(n: Index) -> list[SSAValue]:
+    def put(n: Index) -> list[Factors]:
         x, more = _unscaled(lowering, product, n)
         staged.put(n, x)
         return more
@@ -470,11 +464,18 @@ class _Ends:
     """
 
     def __init__(
-        self, lowering: Lowering, product: Product, thread: Index, j0: Index, columns: int, mine: SSAValue | None
+        self,
+        lowering: Lowering,
+        product: Product,
+        epilogue: Epilogue,
+        thread: Index,
+        j0: Index,
+        columns: int,
+        mine: SSAValue | None,
     ):
         b = lowering.builder
-        self.lowering, self.product, self.columns = lowering, product, columns
-        self.together = _pairs(lowering) if product.k % _pairs(lowering) == 0 else 1
+        self.lowering, self.epilogue, self.columns = lowering, epilogue, columns
+        self.together = epilogue.pairs
         takers = columns // self.together
         self.taker = Index.ZERO
         if takers > 1:
@@ -483,8 +484,7 @@ class _Ends:
         self.places = [product.result_at(Index.ZERO, Index.ZERO, first + j) for j in range(self.together)]
         takes = b.compare("slt", b.index(thread), b.number(takers))
         self.takes = takes if mine is None else b.both(takes, mine)
-        for place in self.places:
-            lowering.prepare_output([op.result for op in product.ops], place)
+        lowering.prefetch(epilogue, self.places)
 
     def store(self, sums: Sequence[SSAValue]) -> None:
         """Stores the results, from the sums of the first product, then those of the next."""
@@ -496,14 +496,15 @@ class _Ends:
                 for other, value in enumerate(others, 1):
                     total = b.select(b.compare("eq", b.index(self.taker), b.number(other)), value, total)
                 totals.append(total)
-        b.when(self.takes, lambda: _finish(self.lowering, self.product, self.places, totals))
+        b.when(self.takes, lambda: self.lowering.store(self.epilogue, self.places, totals))
 
 
 def _cuda_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
     """One row: a warp's threads are neighbouring columns; the block's warps take a share of k and add up."""
     b, e = lowering.builder, lowering.elements
     threads = _vector_shape(lowering, product).block
-    warps, columns = threads // WARP, WARP * _pairs(lowering)
+    epilogue = _epilogue(lowering, product)
+    warps, columns = threads // WARP, WARP * epilogue.pairs
     per_thread = columns // WARP
     grid = -(-product.k // columns)
     thread = b.thread_id(threads)
@@ -527,7 +528,7 @@ def _cuda_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
         n = b.var(number, product.n, "n")
         left = e.at(product.lhs, product.lhs_at(zero, zero, n))
         right = [e.at(op.rhs, product.rhs_at(zero, n, j)) for op in product.ops for j in mine]
-        return [b.add(s, b.mul(left, y)) for s, y in zip(sums, right, strict=True)]
+        return [b.fma(left, y, total) for y, total in zip(right, sums, strict=True)]
 
     start = [b.real(0.0)] * (per_thread * len(product.ops))
     sums = b.loop(b.index(warp), b.number(product.n), warps, start, add_row, "n")
@@ -544,10 +545,8 @@ def _cuda_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
                 at = thread * len(sums) + number + other * sums_of_warp
                 total = b.add(total, b.load(partial_sums, b.index(at)))
             totals.append(total)
-        _keep(lowering, product, places, totals)
-        for place in places:
-            inside = b.compare("slt", b.index(place[-1]), b.number(product.k))
-            b.when(inside, lambda place=place: lowering.store_output(product.ops[0].result, place))
+        inside = b.compare("slt", b.index(places[0][-1]), b.number(product.k))  # a pair is inside as a whole
+        b.when(inside, lambda: lowering.store(epilogue, places, totals))
 
     b.when(b.compare("slt", b.index(thread), b.number(WARP)), finish)
     return grid, threads
@@ -555,7 +554,7 @@ def _cuda_axpy(lowering: Lowering, product: Product) -> tuple[int, int]:
 
 def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> tuple[int, int]:
     """Several rows: the block stages 64 x 16 of both sides in shared memory, each thread owns 4 x 4 outputs."""
-    b, e = lowering.builder, lowering.elements
+    b, e, epilogue = lowering.builder, lowering.elements, _epilogue(lowering, product)
     tile, depth, micro = CUDA_TILE, CUDA_DEPTH, CUDA_MICRO
     row_tiles, column_tiles = -(-product.m // tile), -(-product.k // tile)
     grid = product.batch * row_tiles * column_tiles
@@ -621,17 +620,18 @@ def _cuda_tiled(lowering: Lowering, product: Product, along_inner: bool) -> tupl
     rows, columns = places_of(i0 + mine_i, product.m), places_of(j0 + mine_j, product.k)
     corners = [(i, j) for i in range(len(rows)) for j in range(len(columns))]
     places = [product.result_at(batch, rows[i], columns[j]) for i, j in corners]
-    kept = [sums[(o * micro + i) * micro + j] for o in range(len(product.ops)) for i, j in corners]
-    _keep(lowering, product, places, kept)
-    for (i, j), place in zip(corners, places, strict=True):
+    for first in range(0, len(corners), epilogue.pairs):
+        some = slice(first, first + epilogue.pairs)
+        kept = [sums[(o * micro + i) * micro + j] for o in range(len(product.ops)) for i, j in corners[some]]
+        i, j = corners[first]
+        store = partial(lowering.store, epilogue, places[some], kept)
         conditions = [
             b.compare("slt", b.index(index), b.number(size))
             for index, size in ((i0 + mine_i + i, product.m), (j0 + mine_j + j, product.k))
             if size % tile
         ]
-        if not conditions:
-            lowering.store_output(product.ops[0].result, place)
-            continue
-        inside = conditions[0] if len(conditions) == 1 else b.both(*conditions)
-        b.when(inside, partial(lowering.store_output, product.ops[0].result, place))
+        if conditions:
+            b.when(reduce(b.both, conditions), store)
+        else:
+            store()
     return grid, CUDA_THREADS

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from functools import partial
 from math import prod
 
-from xdsl.dialects.builtin import i64
 from xdsl.ir import SSAValue
 
 from hamkaas.dialects import hamkaas
 from hamkaas.dialects.kernel import Combine
-from hamkaas.schedules.elements import Position, shape_of
+from hamkaas.schedules.elements import Position, lane_in, per_lane, shape_of
 from hamkaas.schedules.index import Index, delinearize
 from hamkaas.schedules.lowering import Lowering
-from hamkaas.schedules.team import WARP, Span, Team
+from hamkaas.schedules.team import WARP, Factors, Span, Team
 
 CPU_BLOCK = 4096
 """Elements of a block on the CPU, where rows are shorter than that."""
@@ -27,14 +26,14 @@ def lower_rms_norm(lowering: Lowering, op: hamkaas.RmsNormOp) -> tuple[int, int]
     n = shape_of(op.input)[-1]
 
     def row(team: Team, at: Position) -> None:
-        def square(k: Index) -> list[SSAValue]:
+        def square(k: Index) -> list[Factors]:
             x = e.at(op.input, (*at, k))
-            return [b.mul(x, x)]
+            return [Factors(x, x)]
 
         (total,) = team.reduce(Span(n), [Combine.ADD], square)
         mean = b.mul(total, b.real(1 / n))
         scale = b.div(b.real(1.0), b.sqrt(b.add(mean, b.real(op.eps.value.data))))
-        e.known[op.result] = lambda i: b.mul(b.mul(e.at(op.input, i), scale), e.at(op.weight, i[-1:]))
+        e.define(op.result, lambda i: b.mul(b.mul(e.at(op.input, i), scale), e.at(op.weight, i[-1:])))
         team.each(Span(n), lambda k: lowering.store_output(op.result, (*at, k)))
 
     return _lower_rows(lowering, shape_of(op.input), row)
@@ -53,31 +52,36 @@ def lower_sliced_softmax(lowering: Lowering, op: hamkaas.SlicedSoftmaxOp) -> tup
         (largest,) = team.reduce(span, [Combine.MAX], lambda k: [e.at(op.input, (*at, k))])
         (total,) = team.reduce(span, [Combine.ADD], lambda k: [b.exp(b.sub(e.at(op.input, (*at, k)), largest))])
         scale = b.div(b.real(1.0), total)
-        e.known[op.result] = lambda i: b.mul(b.exp(b.sub(e.at(op.input, i), largest)), scale)
-        team.each(span, lambda k: lowering.store_output(op.result, (*at, k)))
-        e.known[op.result] = lambda i: e.at(op.input, i)
-        team.each(Span(n, prefix), lambda k: lowering.store_output(op.result, (*at, k)))
+
+        def inside(i: Position) -> SSAValue:
+            return b.mul(b.exp(b.sub(e.at(op.input, i), largest)), scale)
+
+        def anywhere(i: Position) -> SSAValue:
+            if (lane := lane_in(i[-1])) is not None:
+                return b.pack([anywhere(one) for one in per_lane(i, lane)])
+            return b.select(b.compare("slt", b.index(i[-1]), b.index(prefix)), inside(i), e.at(op.input, i))
+
+        def store(k: Index) -> None:
+            lowering.store_output(op.result, (*at, k))
+
+        # of a pair, one element may lie inside of the prefix and the other one not
+        has_pairs = lowering.epilogue(op.result).pairs > 1
+        e.define(op.result, anywhere if has_pairs else inside)
+        team.each(span, store)
+        e.define(op.result, anywhere if has_pairs else lambda i: e.at(op.input, i))
+        team.each(Span(n, prefix), store)
 
     return _lower_rows(lowering, shape, row)
 
 
 def lower_argmax(lowering: Lowering, op: hamkaas.ArgmaxOp) -> tuple[int, int]:
-    """The largest element first, then the first place where it stands; no place (all are NaN) counts as the first."""
+    """The first of the largest elements of a row."""
     b, e = lowering.builder, lowering.elements
     shape = shape_of(op.input)
-    n = shape[-1]
 
     def row(team: Team, at: Position) -> None:
-        (largest,) = team.reduce(Span(n), [Combine.MAX], lambda k: [e.at(op.input, (*at, k))])
-
-        def first(k: SSAValue, found: list[SSAValue]) -> list[SSAValue]:
-            is_it = b.compare("oeq", e.at(op.input, (*at, b.var(k, n, "k"))), largest)
-            return [b.select(is_it, b.minimum(found[0], k), found[0])]
-
-        (place,) = b.loop(b.index(team.thread), b.number(n), team.threads, [b.number(n)], first, "k")
-        (place,) = team.across([b.index_cast(place, i64)], [b.minimum])
-        place = b.select(b.compare("eq", place, b.integer(n)), b.integer(0), place)
-        e.known[op.result] = lambda _: place
+        _, place = team.first_largest(shape[-1], lambda k: e.at(op.input, (*at, k)))
+        e.define(op.result, lambda _: place)
         store = partial(lowering.store_output, op.result, at or (Index.of(0),))
         if team.threads == 1:
             store()

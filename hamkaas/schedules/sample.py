@@ -3,7 +3,7 @@
 With p = softmax(logits / temperature), the cut of a nucleus and the token that the coin picks are both of the form
 "the largest threshold t such that the sum of all p >= t exceeds a given mass". The bits of a positive float are
 ordered like the float, so a search over the digits of an integer finds each threshold exactly, with one pass over the
-logits for each digit of two bits; ties are told apart by their index.
+logits for each digit; ties are told apart by their index.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,13 +41,15 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
     team = Team(b, threads, 1, thread)
     first = (Index.of(0),)
     temperature, top_p, coin = (e.at(value, first) for value in (op.temperature, op.top_p, op.coin))
-    greedy = b.compare("ole", temperature, b.real(0.0))
-    inverse = b.div(b.real(1.0), b.select(greedy, b.real(1.0), temperature))
-    (largest_logit,) = team.reduce(Span(n), [Combine.MAX], lambda k: [e.at(op.logits, (k,))])
+    is_drawn = b.compare("ogt", temperature, b.real(0.0))
+    inverse = b.div(b.real(1.0), b.select(is_drawn, temperature, b.real(1.0)))
+    largest, greedy = team.first_largest(n, lambda k: e.at(op.logits, (k,)))
 
     def weight(k: Index) -> SSAValue:
-        """p of token k, but for the sum: 1 for the largest logit."""
-        return b.exp(b.mul(b.sub(e.at(op.logits, (k,)), largest_logit), inverse))
+        """p of token k, but for the sum: 1 for the largest logit, even if that is infinite, NaN for a NaN."""
+        x = e.at(op.logits, (k,))
+        below = b.select(b.compare("oeq", x, largest), b.real(0.0), b.sub(x, largest))
+        return b.exp(b.mul(below, inverse))
 
     def totals(of: Callable[[Index], Sequence[SSAValue]], count: int) -> list[SSAValue]:
         return team.reduce(Span(n), [Combine.ADD] * count, of)
@@ -79,8 +81,8 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
 
         return [_floor(b, count) for count in totals(counted, len(ends))]
 
-    (mass,) = totals(lambda k: [weight(k)], 1)
-    wanted = b.mul(top_p, mass)
+    (mass,) = masses_from([b.integer(0)])
+    wanted = b.mul(b.select(b.compare("olt", top_p, b.real(0.0)), b.real(0.0), top_p), mass)
     everything = b.compare("oge", top_p, b.real(1.0))
     cut = b.select(everything, b.integer(0), threshold(wanted))
     kept_above = above(cut)
@@ -92,14 +94,11 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
     chosen = threshold(target)
     chosen = b.select(b.compare("slt", chosen, cut), cut, chosen)
     rank = _times(b, b.sub(target, above(chosen)), chosen)
-    one = b.insert(arith.ExtUIOp(b.insert(arith.BitcastOp(b.real(1.0), i32)).results[0], i64)).results[0]
-    chosen, rank = b.select(greedy, one, chosen), b.select(greedy, b.integer(0), rank)
-
     token = _largest(
         b, (n - 1).bit_length(), lambda ends: [b.compare("sle", x, rank) for x in equal_before(chosen, ends)]
     )
-    token = _smaller(b, token, b.integer(n - 1))
-    e.known[op.result] = lambda _: token
+    token = b.select(is_drawn, _smaller(b, token, b.integer(n - 1)), greedy)
+    e.define(op.result, lambda _: token)
     store = partial(lowering.store_output, op.result, first)
     if threads == 1:
         store()

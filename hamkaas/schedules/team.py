@@ -7,9 +7,9 @@ once, against a team.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeAlias
 
+from xdsl.dialects.builtin import i64
 from xdsl.ir import SSAValue
 
 from hamkaas.dialects.kernel import Combine
@@ -27,8 +27,8 @@ Step: TypeAlias = Callable[[Index, list[SSAValue], int], list[SSAValue]]
 """One element, or one vector of them, of a loop: index, carried values and number of the unrolled copy."""
 
 
-Combiner: TypeAlias = Callable[[SSAValue, SSAValue], SSAValue]
-"""Two partial results as one."""
+Combiner: TypeAlias = Callable[[Sequence[SSAValue], Sequence[SSAValue]], Sequence[SSAValue]]
+"""Two partial results as one, each of several values."""
 
 Join: TypeAlias = Callable[[list[SSAValue]], list[SSAValue]]
 """What becomes of the carried values after the vectors of a loop."""
@@ -38,6 +38,18 @@ Masked: TypeAlias = Callable[[Index, SSAValue, list[SSAValue]], list[SSAValue]]
 
 Ahead: TypeAlias = Callable[[Index], object]
 """Builds loads for an element, which are there when it is asked for."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A product that is an element of a sum: each is added with one fused multiply-add."""
+
+    x: SSAValue
+    y: SSAValue
+
+
+Element: TypeAlias = SSAValue | Factors
+"""An element of a reduction."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,7 @@ class Team:
         self,
         span: Span,
         kinds: Sequence[Combine],
-        element: Callable[[Index], Sequence[SSAValue]],
+        element: Callable[[Index], Sequence[Element]],
         *,
         scalars: bool = False,
         ahead: Ahead | None = None,
@@ -110,14 +122,11 @@ class Team:
         b = self.builder
         copies = self.unroll if self.chains and span.is_static else 1
         width = 1 if scalars else self._width(span)
-        identities = [b.real(IDENTITY[kind], width) for kind in kinds]
         start = [b.real(IDENTITY[kind], width) for _ in range(copies) for kind in kinds]
 
         def step(k: Index, state: list[SSAValue], copy: int) -> list[SSAValue]:
             first = copy * len(kinds) if len(state) > len(kinds) else 0
-            joined = [
-                b.combine(kind, old, new) for kind, old, new in zip(kinds, state[first:], element(k), strict=False)
-            ]
+            joined = [self._joined(*one) for one in zip(kinds, state[first:], element(k), strict=False)]
             return [*state[:first], *joined, *state[first + len(kinds) :]]
 
         def join(state: list[SSAValue]) -> list[SSAValue]:
@@ -128,12 +137,44 @@ class Team:
             return [b.reduce(kind, total) for kind, total in zip(kinds, totals, strict=True)]
 
         def masked(k: Index, here: SSAValue, state: list[SSAValue]) -> list[SSAValue]:
-            last = [b.select(here, x, nothing) for x, nothing in zip(element(k), identities, strict=True)]
-            joined = [b.combine(kind, old, new) for kind, old, new in zip(kinds, state, last, strict=False)]
-            return [*joined, *state[len(kinds) :]]
+            joined = [self._joined(*one) for one in zip(kinds, state, element(k), strict=False)]
+            kept = [b.select(here, new, old) for new, old in zip(joined, state, strict=False)]
+            return [*kept, *state[len(kinds) :]]
 
-        totals = self._run(span, start, step, join, masked, ahead)
-        return self.across(totals, [partial(b.combine, kind) for kind in kinds])
+        def combine(some: Sequence[SSAValue], others: Sequence[SSAValue]) -> list[SSAValue]:
+            return [b.combine(*one) for one in zip(kinds, some, others, strict=True)]
+
+        return self.across(self._run(span, start, step, join, masked, ahead), combine)
+
+    def first_largest(self, size: int, element: Callable[[Index], SSAValue]) -> tuple[SSAValue, SSAValue]:
+        """The largest of `size` f32 and its first place, an i64; every thread gets them.
+
+        NaN counts as the smallest. Where there are only such and -inf, the place is 0, and the largest -inf.
+        """
+        b = self.builder
+
+        def larger(some: Sequence[SSAValue], others: Sequence[SSAValue]) -> list[SSAValue]:
+            (x, i), (y, j) = some, others
+            is_first = b.both(b.compare("oeq", y, x), b.compare("slt", j, i))
+            takes = b.either(b.compare("ogt", y, x), is_first)
+            return [b.select(takes, y, x), b.select(takes, j, i)]
+
+        def next_one(k: SSAValue, found: list[SSAValue]) -> list[SSAValue]:
+            x = element(b.var(k, size, "k"))
+            takes = b.compare("ogt", x, found[0])
+            return [b.select(takes, x, found[0]), b.select(takes, b.index_cast(k, i64), found[1])]
+
+        start = [b.real(float("-inf")), b.integer(size)]
+        found = b.loop(b.index(self.thread), b.number(size), self.threads, start, next_one, "k")
+        largest, place = self.across(found, larger)
+        return largest, b.select(b.compare("eq", place, b.integer(size)), b.integer(0), place)
+
+    def _joined(self, kind: Combine, total: SSAValue, element: Element) -> SSAValue:
+        """A partial result with one more element."""
+        if isinstance(element, Factors):
+            assert kind is Combine.ADD
+            return self.builder.fma(element.x, element.y, total)
+        return self.builder.combine(kind, total, element)
 
     def first(self, span: Span) -> list[Index]:
         """The indices of the first batch that `reduce` asks this thread for, in order."""
@@ -156,13 +197,13 @@ class Team:
         lane = Index.of(Lane(width)) if width > 1 else Index.of(0)
         return [*full, self._last(rounds, ragged) * width + lane] if ragged else full
 
-    def across(self, values: Sequence[SSAValue], combine: Sequence[Combiner]) -> list[SSAValue]:
-        """Each of some values, joined over all threads; every thread gets them."""
+    def across(self, values: Sequence[SSAValue], combine: Combiner) -> list[SSAValue]:
+        """Partial results of all threads as one; every thread gets it."""
         if self.threads == 1:
             return list(values)
         b = self.builder
         for mask in [mask for mask in (16, 8, 4, 2, 1) if mask < self.threads]:
-            values = [join(value, b.shuffle_xor(value, mask)) for value, join in zip(values, combine, strict=True)]
+            values = combine(values, [b.shuffle_xor(value, mask) for value in values])
         if self.threads <= WARP:
             return list(values)
         warps = self.threads // WARP
@@ -177,13 +218,10 @@ class Team:
 
         b.when(b.compare("eq", b.index(self.thread % WARP), b.number(0)), leave)
         b.barrier()
-        totals: list[SSAValue] = []
-        for slot, join in zip(slots, combine, strict=True):
-            total = b.load(slot, b.index(first))
-            for warp in range(1, warps):
-                total = join(total, b.load(slot, b.index(first + warp)))
-            totals.append(total)
-        return totals
+        totals, *others = [[b.load(slot, b.index(first + warp)) for slot in slots] for warp in range(warps)]
+        for other in others:
+            totals = combine(totals, other)
+        return list(totals)
 
     # loops
 

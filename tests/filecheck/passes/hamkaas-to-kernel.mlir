@@ -190,9 +190,8 @@ hamkaas.group @constant_bounds(%k: tensor<16x8xf32>, %x: tensor<1x8xf32>) -> ten
 // CUDA: kernel.barrier
 // CUDA-NOT: kernel.barrier
 // CUDA-COUNT-4: kernel.load %{{.*}} align 16 : memref<1024xf32, #kernel<space shared>> -> vector<4xf32>
-// CUDA: [[P:%.*]] = arith.mulf %{{.*}}, [[W]] : vector<16xf32>
-// CUDA-NEXT: [[S:%.*]] = kernel.reduce add [[P]] : vector<16xf32> -> f32
-// CUDA: arith.mulf [[S]], [[F]] : f32
+// CUDA: [[S:%.*]] = kernel.dot %{{.*}}, [[W]] : vector<16xf32> -> f32
+// CUDA: math.fma [[S]], [[F]], %{{.*}} : f32
 // CUDA: kernel.shuffle_xor
 hamkaas.group @bytes(%x: tensor<1024xf32>, %w: tensor<8192x1024xi8>, %s: tensor<8192x32xf32>) -> tensor<8192xf32> {
   %0 = hamkaas.dequantize %w, %s : (tensor<8192x1024xi8>, tensor<8192x32xf32>) -> tensor<8192x1024xf32>

@@ -34,8 +34,8 @@ kernel.func @vectors(%x: memref<64xf32>, %h: memref<64xbf16>, %y: memref<64xf32>
 
 // CHECK-LABEL: @vectors.body
 // CHECK:         [[V:%.*]] = load <8 x float>
-// CHECK-NEXT:    [[A:%.*]] = fmul contract <8 x float> [[V]], splat (float 0x3FE0000000000000)
-// CHECK-NEXT:    [[B:%.*]] = fadd contract reassoc <8 x float> [[A]], [[V]]
+// CHECK-NEXT:    [[A:%.*]] = fmul <8 x float> [[V]], splat (float 0x3FE0000000000000)
+// CHECK-NEXT:    [[B:%.*]] = fadd reassoc <8 x float> [[A]], [[V]]
 // CHECK-NEXT:    [[C:%.*]] = fdiv <8 x float> [[B]], [[V]]
 // CHECK-NEXT:    [[D:%.*]] = call <8 x float> @llvm.fmuladd.v8f32(<8 x float> [[C]], <8 x float> [[B]], <8 x float> [[A]])
 // CHECK-NEXT:    [[E:%.*]] = call <8 x float> @hamkaas.exp.v8f32(<8 x float> [[D]])

@@ -34,7 +34,7 @@ kernel.func @sum(%x: memref<8xf32>, %y: memref<1xf32>)
 // CHECK:         [[POSITIVE:%.*]] = fcmp ogt float [[V:%.*]], 0x0000000000000000
 // CHECK-NEXT:    br i1 [[POSITIVE]], label %[[THEN:.*]], label %[[ELSE:.*]]
 // CHECK-NEXT:  [[THEN]]:
-// CHECK-NEXT:    [[ADDED:%.*]] = fadd contract float [[SUM]], [[V]]
+// CHECK-NEXT:    [[ADDED:%.*]] = fadd float [[SUM]], [[V]]
 // CHECK-NEXT:    br label %[[MERGE]]
 // CHECK-NEXT:  [[ELSE]]:
 // CHECK-NEXT:    br label %[[MERGE]]
