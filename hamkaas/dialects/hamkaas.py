@@ -1049,14 +1049,19 @@ class ArgmaxOp(TensorOp):
         return self.infer(tensor_type(self.input))
 
 
+LARGEST_COIN = 1 - 2.0**-23
+"""The largest coin of `hamkaas.sample`: larger ones, of which there are few below 1, count as this one."""
+
+
 @irdl_op_definition
 class SampleOp(TensorOp):
     """A token drawn from logits: temperature, nucleus (top-p, arXiv:1904.09751), and one random number.
 
     With p = softmax(logits / temperature) sorted from the largest (ties by index), keep the shortest prefix whose
     sum exceeds top_p, and take the first token at which the running sum exceeds coin * (sum of what was kept).
-    A temperature that is not above 0 takes the argmax, a top_p of 1 or more keeps all, and one below 0 counts as 0. The
-    coin lies in [0, 1). A NaN among the logits counts as -inf; of several infinite ones each has the same p.
+    A temperature that is not above 0 takes the argmax, a top_p of 1 or more keeps all, and one below 0 counts as 0. A
+    coin outside of [0, 1) counts as the nearest number inside. A NaN among the logits counts as -inf; of several
+    infinite ones each has the same p.
 
     ```mlir
     func.func @main(%logits: tensor<512xf32>, %temperature: tensor<1xf32>, %top_p: tensor<1xf32>,

@@ -206,7 +206,8 @@ def _sample(op: hamkaas.SampleOp, logits: Array, temperature: Array, top_p: Arra
     order = np.argsort(-weights, kind="stable")
     sums = np.cumsum(weights[order] / weights.sum())
     kept = len(sums) if top_p[0] >= 1 else min(int(np.searchsorted(sums, float(top_p[0]), side="right")) + 1, len(sums))
-    place = int(np.searchsorted(sums[:kept], float(coin[0] * sums[kept - 1]), side="right"))
+    inside = min(np.fmax(coin[0], 0), hamkaas.LARGEST_COIN)
+    place = int(np.searchsorted(sums[:kept], float(inside * sums[kept - 1]), side="right"))
     return order[min(place, kept - 1)][None]
 
 

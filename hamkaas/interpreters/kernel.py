@@ -8,6 +8,7 @@ threads come to.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ def run_kernel(func: kernel.FuncOp, buffers: Sequence[Array]) -> None:
         run.block(func.body.block, np.ones(threads, np.bool_))
 
 
+@cache
 def dtype_of(type: Attribute) -> np.dtype:
     """The numpy type of the elements of a scalar, vector or buffer."""
     element = kernel.element_type(type)

@@ -108,7 +108,7 @@ def lower_matmul(lowering: Lowering, ops: Sequence[hamkaas.MatmulOp]) -> tuple[i
 
 def _inner_is_contiguous(lowering: Lowering, product: Product) -> bool:
     """Whether the right side's neighbours along the inner axis are neighbours in memory."""
-    placeholder = lowering.group.body.block.args[0]
+    placeholder = product.ops[0].result  # any value will do: no operation is built from these indices
     n, j = Var(placeholder, product.n), Var(placeholder, product.k)
     found = lowering.elements.source(product.ops[0].rhs, product.rhs_at(Index.of(0), Index.of(n), Index.of(j)))
     if found is None:

@@ -19,10 +19,10 @@ from hamkaas.schedules.builder import Builder
 from hamkaas.schedules.elements import shape_of
 from hamkaas.schedules.index import Index
 from hamkaas.schedules.lowering import Lowering
-from hamkaas.schedules.team import Span, Team
+from hamkaas.schedules.team import WARP, Span, Team
 
 CUDA_THREADS = 1024
-"""Threads of the one block."""
+"""The most threads of the one block."""
 
 WEIGHT_BITS = 30
 """Bits of a float32 from 0 to 1 that are not 0 in all of them."""
@@ -35,7 +35,7 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
     """Lowers a group around one sampling of a token."""
     b, e = lowering.builder, lowering.elements
     (n,) = shape_of(op.logits)
-    threads = CUDA_THREADS if lowering.target == "cuda" else 1
+    threads = min(CUDA_THREADS, max(WARP, 1 << (n - 1).bit_length())) if lowering.target == "cuda" else 1
     lowering.min_blocks = 1  # else registers would be left for a second block, and sums would be spilled
     thread = b.thread_id(threads) if threads > 1 else Index.of(0)
     team = Team(b, threads, 1, thread)
@@ -90,7 +90,7 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
     ties = _smaller(b, ties, equal_before(cut, [b.integer(n)])[0])
     kept = b.fma(b.insert(arith.SIToFPOp(ties, f32)).results[0], _as_float(b, cut), kept_above)
 
-    target = b.mul(coin, kept)
+    target = b.mul(_inside(b, coin), kept)
     chosen = threshold(target)
     chosen = b.select(b.compare("slt", chosen, cut), cut, chosen)
     rank = _times(b, b.sub(target, above(chosen)), chosen)
@@ -105,6 +105,12 @@ def lower_sample(lowering: Lowering, op: hamkaas.SampleOp) -> tuple[int, int]:
     else:
         b.when(b.compare("eq", b.index(thread), b.number(0)), store)
     return 1, threads
+
+
+def _inside(b: Builder, coin: SSAValue) -> SSAValue:
+    """A coin in [0, 1): one below 0 and NaN as 0. Times any sum it is less than the sum, so that a token is found."""
+    coin = b.select(b.compare("ogt", coin, b.real(0.0)), coin, b.real(0.0))
+    return b.select(b.compare("olt", coin, b.real(hamkaas.LARGEST_COIN)), coin, b.real(hamkaas.LARGEST_COIN))
 
 
 def _largest(b: Builder, bits: int, hold: Callable[[Sequence[SSAValue]], Sequence[SSAValue]]) -> SSAValue:
