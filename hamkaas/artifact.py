@@ -262,7 +262,6 @@ class CudnnGraph:
     """A cuDNN graph as plain data, without names: two that are equal share one plan."""
 
     io: str
-    intermediate: str
     compute: str
     """'float32' or 'tf32': the frontend knows both as FLOAT, but what a product of float32 is depends on it."""
     tensors: tuple[CudnnTensor, ...]

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from hamkaas.interpreters import hamkaas as interpreter
 from hamkaas.interpreters.program import run_program
 from hamkaas.passes.hamkaas_convert_activations import HamkaasConvertActivationsPass
 from hamkaas.passes.hamkaas_convert_weights import HamkaasConvertWeightsPass
-from hamkaas.pipeline import CudaOptions, run_pipeline
+from hamkaas.pipeline import CudaOptions, CudnnOptions, run_pipeline
 from hamkaas.universe import context
 from hamkaas.weights import bind_weights
 
@@ -72,7 +73,8 @@ class Options:
     """How a model is compiled."""
 
     target: str = "cpu"
-    """cpu, cuda, or kernels: what is made for cuda, run by the kernel interpreter."""
+    """cpu, cuda, kernels (what is made for cuda, run by the kernel interpreter), or groups (regions and groups, run by
+    the interpreter)."""
     weights: Any = "f32"
     activations: Any = "f32"
     cudnn: Any = False
@@ -212,6 +214,9 @@ class Batch:
     def _add(self, seed: int, graph: RandomGraph) -> None:
         name = f"graph{seed}"
         built = build_module({name: graph.outputs})
+        matrices = [array for array in built.weights.values() if array.dtype == np.float32 and array.ndim == 2]
+        if self.options.weights == "i8" and not all(np.isfinite(array).all() for array in matrices):
+            return  # refused, since a group of int8 has no infinity
         try:
             expected = Expected(reference(built, name, graph, self.options))
         except RuntimeFault:
@@ -223,7 +228,8 @@ class Batch:
         if not self.graphs:
             return 0
         try:
-            results = self._run_kernels() if self.options.target == "kernels" else self._run_model()
+            run = {"kernels": self._run_kernels, "groups": self._run_groups}.get(self.options.target, self._run_model)
+            results = run()
         except (HamkaasError, AssertionError, KeyError, ValueError, TypeError, RuntimeError) as error:
             if len(self.graphs) > 1:
                 raise
@@ -265,11 +271,30 @@ class Batch:
                 results[name] = [[np.array(x) for x in model.evaluate(inputs, name)] for _ in range(RUNS)]
         return results
 
+    def _converted(self) -> ModuleOp:
+        assert self.built is not None
+        module = self.built.module.clone()
+        HamkaasConvertWeightsPass(self.options.weights).apply(context(), module)
+        HamkaasConvertActivationsPass(self.options.activations).apply(context(), module)
+        return module
+
+    def _run_groups(self) -> dict[str, list[list[Array]]]:
+        """Regions for cuDNN, of all that it may compute, and groups, by what they mean."""
+        assert self.built is not None
+        o, module = self.options, self._converted()
+        cudnn = CudnnOptions(policy=o.cudnn, tf32=True) if o.cudnn else None
+        run_pipeline(context(), module, "cuda", "partitioned", options=CudaOptions(cudnn))
+        module.verify()
+        weights, results = bound_weights(module, self.built.weights), dict[str, list[list[Array]]]()
+        for name, graph in self.graphs.items():
+            states: dict[str, Array] = {}
+            run = partial(interpreter.run_function, module, graph.inputs, weights, states, name)
+            results[name] = [list(run()) for _ in range(RUNS)]
+        return results
+
     def _run_kernels(self) -> dict[str, list[list[Array]]]:
         assert self.built is not None
-        o, module = self.options, self.built.module.clone()
-        HamkaasConvertWeightsPass(o.weights).apply(context(), module)
-        HamkaasConvertActivationsPass(o.activations).apply(context(), module)
+        o, module = self.options, self._converted()
         with runs_of(2):
             run_pipeline(context(), module, "cuda", options=CudaOptions(schedule=o.schedule), arch=o.arch)
         module.verify()
@@ -283,7 +308,8 @@ class Batch:
 
 def bound_weights(module: ModuleOp, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """The arrays of a module's weights, converted."""
-    artifact = build_artifact(module, "cuda", "", "", {})
+    weights = [op.clone() for op in module.body.block.ops if isinstance(op, hamkaas.WeightOp)]
+    artifact = build_artifact(ModuleOp(weights), "cuda", "", "", {})
     return {spec.name: array for spec, array in zip(artifact.weights, bind_weights(artifact, arrays), strict=True)}
 
 
@@ -311,6 +337,8 @@ VARIANTS: tuple[Options, ...] = (
     Options("cpu", weights="bf16"),
     Options("kernels", weights="f16", activations="f16", arch="sm_80"),
     Options("kernels", schedule="persistent"),
+    Options("groups", cudnn="all"),
+    Options("groups", cudnn="profitable", weights="bf16", activations="bf16"),
 )
 """What is run without a GPU, in turn."""
 

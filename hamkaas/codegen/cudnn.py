@@ -17,7 +17,6 @@ def build_graph(graph: cudnn.GraphOp) -> CudnnGraph:
         number[value] = len(number)
     return CudnnGraph(
         io=_dtype(graph.io),
-        intermediate=_dtype(graph.intermediate),
         compute=_dtype(graph.compute),
         tensors=tuple(_tensor(value) for value in number),
         inputs=tuple(number[arg] for arg in graph.body.block.args),

@@ -87,7 +87,7 @@ class MatmulOp(NodeOp):
     cudnn.graph @g0(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], bf16>,
                     %w: !cudnn.tensor<[1, 8, 16], strides [128, 1, 8], bf16>)
         -> !cudnn.tensor<[1, 4, 16], strides [64, 16, 1], bf16>
-        attributes {io = bf16, intermediate = f32, compute = f32} {
+        attributes {io = bf16, compute = f32} {
       %y = cudnn.matmul %x, %w
         : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], bf16>, !cudnn.tensor<[1, 8, 16], strides [128, 1, 8], bf16>)
         -> !cudnn.tensor<[1, 4, 16], strides [64, 16, 1], bf16>
@@ -128,7 +128,7 @@ class PointwiseOp(NodeOp):
     cudnn.graph @g0(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>,
                     %bias: !cudnn.tensor<[1, 1, 8], strides [8, 8, 1], f32>)
         -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
-        attributes {io = f32, intermediate = f32, compute = f32} {
+        attributes {io = f32, compute = f32} {
       %y = cudnn.pointwise add %x, %bias
         : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, !cudnn.tensor<[1, 1, 8], strides [8, 8, 1], f32>)
         -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
@@ -165,7 +165,7 @@ class RmsNormOp(NodeOp):
     cudnn.graph @g0(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], bf16>,
                     %w: !cudnn.tensor<[1, 1, 8], strides [8, 8, 1], bf16>)
         -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], bf16>
-        attributes {io = bf16, intermediate = f32, compute = f32} {
+        attributes {io = bf16, compute = f32} {
       %y = cudnn.rmsnorm %x, %w eps 1.000000e-05
         : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], bf16>, !cudnn.tensor<[1, 1, 8], strides [8, 8, 1], bf16>)
         -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], bf16>
@@ -198,7 +198,7 @@ class ReductionOp(NodeOp):
     ```mlir
     cudnn.graph @g0(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>)
         -> !cudnn.tensor<[1, 4, 1], strides [4, 1, 4], f32>
-        attributes {io = f32, intermediate = f32, compute = f32} {
+        attributes {io = f32, compute = f32} {
       %y = cudnn.reduction sum_of_squares %x : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>)
         -> !cudnn.tensor<[1, 4, 1], strides [4, 1, 4], f32>
       cudnn.yield %y : !cudnn.tensor<[1, 4, 1], strides [4, 1, 4], f32>
@@ -238,7 +238,7 @@ class SdpaOp(NodeOp):
                     %v: !cudnn.tensor<[2, 512, 64], strides [64, 128, 1], bf16>,
                     %n: !cudnn.tensor<[1, 1, 1], strides [1, 1, 1], i32>)
         -> !cudnn.tensor<[8, 1, 64], strides [64, 64, 1], bf16>
-        attributes {io = bf16, intermediate = f32, compute = f32} {
+        attributes {io = bf16, compute = f32} {
       %y = cudnn.sdpa %q, %k, %v length %n scale 1.250000e-01
         : (!cudnn.tensor<[8, 1, 64], strides [64, 64, 1], bf16>,
            !cudnn.tensor<[2, 512, 64], strides [64, 128, 1], bf16>,
@@ -302,7 +302,7 @@ class YieldOp(IRDLOperation):
     ```mlir
     cudnn.graph @g0(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>)
         -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
-        attributes {io = f32, intermediate = f32, compute = f32} {
+        attributes {io = f32, compute = f32} {
       %y = cudnn.pointwise relu %x : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>)
         -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
       cudnn.yield %y : !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>

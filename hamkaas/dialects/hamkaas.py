@@ -6,6 +6,12 @@ symbol of the module; no tensor data is ever written into the IR. Every operatio
 
 Conventions: float operations accept f32, f16 and bf16, compute in f32 and give the type of their first operand;
 i64 tensors are indices, which only indexing operations accept; i8 tensors are quantized weights.
+
+The type of a value is what it holds. Every operation rounds its result to its type, to nearest even, wherever it is
+computed: alone, in the middle of a group, on any target, in a region for cuDNN. Where that should not happen, the IR
+has no such value: sums are taken in f32, and a cast to f32 in front keeps what follows in f32. `add`, `mul`,
+`complex_mul`, `relu`, `cast` and `dequantize` round each product and sum as IEEE 754 has it, and give the same bits
+everywhere; the other float operations sum in any order or compute functions to within a few ulp.
 """
 
 import re

@@ -303,7 +303,7 @@ class ExecuteOp(IRDLOperation):
     ```mlir
     cudnn.graph @c0(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>)
         -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
-        attributes {io = f32, intermediate = f32, compute = f32, plan = "eng1", workspace = 256 : i64} {
+        attributes {io = f32, compute = f32, plan = "eng1", workspace = 256 : i64} {
       %y = cudnn.pointwise relu %x : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>)
         -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
       cudnn.yield %y : !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>

@@ -14,7 +14,7 @@ from hamkaas.dialects.hamkaas import tensor_type
 from hamkaas.partition.clusters import Cluster
 from hamkaas.partition.grow import Regions
 from hamkaas.partition.policy import KINDS, is_f32
-from hamkaas.partition.views import View, dense_strides, strides_before, views_of
+from hamkaas.partition.views import View, dense_strides, strides_before, views_of, widens
 
 Layout = Callable[[GraphTensorType], str | None]
 """Why an operand cannot have these strides; None if it can."""
@@ -43,8 +43,8 @@ class Outliner:
         self.regions = regions
         self.name = name
         self.block = Block()
-        self.args: dict[tuple[SSAValue, int, GraphTensorType], SSAValue] = {}
-        """Arguments by what they show: a base, an offset and a layout."""
+        self.args: dict[tuple[SSAValue, int, GraphTensorType, int], SSAValue] = {}
+        """Arguments by what they show: a base, an offset and a layout; and by their number among those that show it."""
         self.inside: dict[SSAValue, SSAValue] = {}
 
     def outline(self, function: func.FuncOp) -> tuple[cudnn.GraphOp, cudnn.ExecuteOp]:
@@ -96,10 +96,10 @@ class Outliner:
     def _node(self, op: Operation) -> cudnn.NodeOp:
         match op:
             case hamkaas.MatmulOp():
-                lhs, rhs = self._operand(op, 0, as_matrix), self._operand(op, 1, as_matrix)
+                lhs, rhs = self._distinct([self._operand(op, 0, as_matrix), self._operand(op, 1, as_matrix)])
                 return cudnn.MatmulOp(lhs, rhs, self._result_type(op))
             case hamkaas.RmsNormOp():
-                input, weight = self._operand(op, 0, as_dense), self._operand(op, 1, as_rows)
+                input, weight = self._distinct([self._operand(op, 0, as_dense), self._operand(op, 1, as_rows)])
                 return cudnn.RmsNormOp(input, weight, op.eps.value.data, self._result_type(op))
             case hamkaas.AttentionOp():
                 return self._attention(op)
@@ -108,7 +108,7 @@ class Outliner:
                 operands = [
                     self._operand(op, number, as_rows if number else first) for number in range(len(op.operands))
                 ]
-                return cudnn.PointwiseOp(KINDS[type(op)], operands, self._result_type(op))
+                return cudnn.PointwiseOp(KINDS[type(op)], self._distinct(operands), self._result_type(op))
 
     def _attention(self, op: hamkaas.AttentionOp) -> cudnn.SdpaOp:
         query, keys = tensor_type(op.query), tensor_type(op.keys)
@@ -124,31 +124,36 @@ class Outliner:
             one = hamkaas.ConstantOp(IntegerAttr(op.queries, i64), TensorType(i64, [1]))
             Rewriter.insert_op(one, InsertPoint.before(op))
             count = self._argument(one.result, 0, number)
-        query, keys, values, length = operands
+        query, keys, values, length, *others = self._distinct([*operands, *([] if count is None else [count])])
+        count = others[0] if others else None
         return cudnn.SdpaOp(query, keys, values, length, count, op.scale.value.data, rows)
 
     def _result_type(self, op: Operation) -> GraphTensorType:
-        """In between values are f32; what is stored, or feeds a product, is of the type that it has in the graph."""
         value = op.results[0]
-        return GraphTensorType.of(tensor_type(value).get_shape(), None, self._stored_as(value) or f32)
+        return GraphTensorType.of(tensor_type(value).get_shape(), None, self._held_as(value))
 
-    def _stored_as(self, value: SSAValue) -> Attribute | None:
-        """The element type that a value must have in memory, which is that of a cast if only this reads it."""
-        if self._is_read(value) or any(isinstance(use.operation, hamkaas.MatmulOp) for use in value.uses):
-            return tensor_type(value).element_type
+    def _held_as(self, value: SSAValue) -> Attribute:
+        """The element type of a value: its own, or what a cast makes of an f32 that only this cast reads."""
+        element = tensor_type(value).element_type
         readers = {use.operation for use in value.uses}
         only = readers.pop() if len(readers) == 1 else None
-        return self._stored_as(only.result) if isinstance(only, hamkaas.CastOp) else None
+        if element != f32 or not isinstance(only, hamkaas.CastOp) or only not in self.cluster:
+            return element
+        return self._held_as(only.result)
 
     def _uncast(self, op: hamkaas.CastOp) -> SSAValue | None:
-        """What serves as the result of a cast without an operation, since values have any type; None if nothing does.
+        """What serves as the result of a cast without an operation; None if nothing does.
 
-        In between nothing is rounded; an argument is read as what it is; an output has the type of the last cast.
+        Pointwise operations read any float type, so that a cast that widens changes nothing for them. Its result must
+        be there where it is an output, or a side of a product, whose sides are of one type.
         """
-        stored = self._stored_as(op.result)
-        if (inside := self.inside.get(op.input)) is None:
-            return self._operand(op, 0, as_dense) if stored is None else None
-        return inside if stored in (None, graph_type(inside).element_type) else None
+        must_be = self._is_read(op.result) or any(isinstance(use.operation, hamkaas.MatmulOp) for use in op.result.uses)
+        inside = self.inside.get(op.input)
+        if inside is not None and graph_type(inside).element_type == tensor_type(op.result).element_type:
+            return inside
+        if must_be or not widens(op):
+            return None
+        return self._operand(op, 0, as_dense) if inside is None else inside
 
     def _is_read(self, value: SSAValue) -> bool:
         """Whether a value is read outside of the region."""
@@ -182,8 +187,20 @@ class Outliner:
         assert found is not None, "a value in its own memory is dense"
         return found
 
-    def _argument(self, base: SSAValue, offset: int, type: GraphTensorType) -> SSAValue:
-        key = (base, offset, type)
+    def _distinct(self, operands: Sequence[SSAValue]) -> list[SSAValue]:
+        """The operands of one operation, where an argument that comes again has another one in its place."""
+        key_of = {argument: key for key, argument in self.args.items()}
+        result: list[SSAValue] = []
+        for operand in operands:
+            copy = result.count(operand)
+            if copy and operand in key_of:
+                base, offset, type, _ = key_of[operand]
+                operand = self._argument(base, offset, type, copy)
+            result.append(operand)
+        return result
+
+    def _argument(self, base: SSAValue, offset: int, type: GraphTensorType, copy: int = 0) -> SSAValue:
+        key = (base, offset, type, copy)
         if key not in self.args:
             self.args[key] = self.block.insert_arg(type, len(self.args))
             self.args[key].name_hint = base.name_hint

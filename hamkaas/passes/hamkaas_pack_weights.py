@@ -64,7 +64,7 @@ class _Product:
         """What those have in common that can be one: the value that they multiply, as they see it, and all types."""
         left, right = (graph_type(arg) for arg in self.graph.body.block.args)
         types = (right.element_type, graph_type(self.graph.yielded.values[0]).element_type)
-        kinds = (self.graph.io, self.graph.intermediate, self.graph.compute)
+        kinds = (self.graph.io, self.graph.compute)
         return self.execute.inputs[0], self.execute.offsets[0], left, *types, *kinds
 
 
@@ -189,5 +189,4 @@ def _merged(name: str, family: Sequence[_Product]) -> cudnn.GraphOp:
     matmul = cudnn.MatmulOp(block.args[0], block.args[1], result)
     block.add_ops([matmul, cudnn.YieldOp(matmul.result)])
     type = FunctionType.from_lists([arg.type for arg in block.args], [matmul.result.type])
-    types = {"io": first.io, "intermediate": first.intermediate, "compute": first.compute}
-    return cudnn.GraphOp(name, type, **types, body=Region(block))
+    return cudnn.GraphOp(name, type, io=first.io, compute=first.compute, body=Region(block))

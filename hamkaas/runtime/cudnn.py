@@ -169,7 +169,7 @@ class _Builder:
         self.cudnn = frontend()
         self.graph = self.cudnn.pygraph(
             io_data_type=self._dtype(spec.io),
-            intermediate_data_type=self._dtype(spec.intermediate),
+            intermediate_data_type=self._dtype("float32"),
             compute_data_type=self._dtype(spec.compute),
             **device.options,
         )
@@ -228,7 +228,7 @@ class _Builder:
     def sum_of_squares(self, node: CudnnNode, x: Any) -> Any:
         dims, strides = self._layout(node.output)
         square = self.graph.mul(a=x, b=x)
-        square.set_data_type(self._dtype(self.spec.intermediate))
+        square.set_data_type(self._dtype("float32"))
         return self.graph.reduction(input=square, mode=self.cudnn.reduction_mode.ADD).set_dim(dims).set_stride(strides)
 
     def sdpa(self, node: CudnnNode, q: Any, k: Any, v: Any, length: Any, rows: Any = None) -> Any:

@@ -13,8 +13,8 @@ from hamkaas.runtime.cudnn import Unsupported, frontend
 from hamkaas.runtime.cudnn_plans import Decision, PlanStore, Trial, choose
 
 DENSE = CudnnTensor((1, 4, 8), (32, 8, 1), "float32")
-SPEC = CudnnGraph("float32", "float32", "float32", (DENSE, DENSE), (0,), (1,), (CudnnNode("relu", (0,), 1),))
-OTHER = CudnnGraph("float32", "float32", "float32", (DENSE, DENSE), (0,), (1,), (CudnnNode("silu", (0,), 1),))
+SPEC = CudnnGraph("float32", "float32", (DENSE, DENSE), (0,), (1,), (CudnnNode("relu", (0,), 1),))
+OTHER = CudnnGraph("float32", "float32", (DENSE, DENSE), (0,), (1,), (CudnnNode("silu", (0,), 1),))
 
 PLANS = [CudnnPlan(SPEC, f"eng{number}", 256 * number, bytes([number]) * 9) for number in range(4)]
 

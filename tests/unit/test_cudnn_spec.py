@@ -42,7 +42,7 @@ def test_other_text_is_refused(text: str) -> None:
 
 def test_names_do_not_count() -> None:
     texts = [
-        "cudnn.graph @{0}(%{0}: {1}) -> {1} attributes {{io = f32, intermediate = f32, compute = f32}} {{\n"
+        "cudnn.graph @{0}(%{0}: {1}) -> {1} attributes {{io = f32, compute = f32}} {{\n"
         "  %{0}1 = cudnn.pointwise relu %{0} : ({1}) -> {1}\n  cudnn.yield %{0}1 : {1}\n}}"
     ]
     type = "!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>"

@@ -30,7 +30,7 @@ def test_small_numbers_have_scales_that_are_large_enough() -> None:
 
 
 def test_numbers_beyond_a_scale() -> None:
-    with pytest.raises(hk.CompileError, match="expected numbers of at most 8.31901e\\+06 for int8, got 1e\\+07"):
+    with pytest.raises(hk.CompileError, match=r"expected numbers of at most 8.31901e\+06 for int8, got 1e\+07"):
         quantize(np.full((1, 4), 1e7, np.float32), 4, np.float16)
 
 

@@ -5,37 +5,37 @@
 // CHECK: remark: cudnn-dedup: cudnn.graph: 6 of 7 are distinct
 // CHECK-COUNT-6: cudnn.graph
 // CHECK-NOT: cudnn.graph
-cudnn.graph @a(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, %y: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32> attributes {io = f32, intermediate = f32, compute = f32} {
+cudnn.graph @a(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, %y: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32> attributes {io = f32, compute = f32} {
   %0 = cudnn.pointwise relu %x : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
   %1 = cudnn.pointwise add %0, %y : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
   cudnn.yield %1 : !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
 }
-cudnn.graph @b(%p: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, %q: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32> attributes {io = f32, intermediate = f32, compute = f32} {
+cudnn.graph @b(%p: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, %q: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32> attributes {io = f32, compute = f32} {
   %r = cudnn.pointwise relu %p : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
   %s = cudnn.pointwise add %r, %q : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
   cudnn.yield %s : !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
 }
-cudnn.graph @c(%x: !cudnn.tensor<[1, 4, 8], strides [64, 16, 1], f32>, %y: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32> attributes {io = f32, intermediate = f32, compute = f32} {
+cudnn.graph @c(%x: !cudnn.tensor<[1, 4, 8], strides [64, 16, 1], f32>, %y: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32> attributes {io = f32, compute = f32} {
   %0 = cudnn.pointwise relu %x : (!cudnn.tensor<[1, 4, 8], strides [64, 16, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
   %1 = cudnn.pointwise add %0, %y : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
   cudnn.yield %1 : !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
 }
-cudnn.graph @d(%x: !cudnn.tensor<[1, 4, 9], strides [36, 9, 1], f32>, %y: !cudnn.tensor<[1, 4, 9], strides [36, 9, 1], f32>) -> !cudnn.tensor<[1, 4, 9], strides [36, 9, 1], f32> attributes {io = f32, intermediate = f32, compute = f32} {
+cudnn.graph @d(%x: !cudnn.tensor<[1, 4, 9], strides [36, 9, 1], f32>, %y: !cudnn.tensor<[1, 4, 9], strides [36, 9, 1], f32>) -> !cudnn.tensor<[1, 4, 9], strides [36, 9, 1], f32> attributes {io = f32, compute = f32} {
   %0 = cudnn.pointwise relu %x : (!cudnn.tensor<[1, 4, 9], strides [36, 9, 1], f32>) -> !cudnn.tensor<[1, 4, 9], strides [36, 9, 1], f32>
   %1 = cudnn.pointwise add %0, %y : (!cudnn.tensor<[1, 4, 9], strides [36, 9, 1], f32>, !cudnn.tensor<[1, 4, 9], strides [36, 9, 1], f32>) -> !cudnn.tensor<[1, 4, 9], strides [36, 9, 1], f32>
   cudnn.yield %1 : !cudnn.tensor<[1, 4, 9], strides [36, 9, 1], f32>
 }
-cudnn.graph @e(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, %y: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32> attributes {io = f32, intermediate = f32, compute = f32} {
+cudnn.graph @e(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, %y: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32> attributes {io = f32, compute = f32} {
   %0 = cudnn.pointwise silu %x : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
   %1 = cudnn.pointwise add %0, %y : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
   cudnn.yield %1 : !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
 }
-cudnn.graph @f(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, %y: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32> attributes {io = f32, intermediate = f32, compute = f32} {
+cudnn.graph @f(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, %y: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32> attributes {io = f32, compute = f32} {
   %0 = cudnn.pointwise relu %x : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
   %1 = cudnn.pointwise add %y, %0 : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
   cudnn.yield %1 : !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
 }
-cudnn.graph @g(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, %y: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 1, 4], f32> attributes {io = f32, intermediate = f32, compute = f32} {
+cudnn.graph @g(%x: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, %y: !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 1, 4], f32> attributes {io = f32, compute = f32} {
   %0 = cudnn.pointwise relu %x : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>
   %1 = cudnn.pointwise add %0, %y : (!cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>, !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], f32>) -> !cudnn.tensor<[1, 4, 8], strides [32, 1, 4], f32>
   cudnn.yield %1 : !cudnn.tensor<[1, 4, 8], strides [32, 1, 4], f32>

@@ -233,10 +233,10 @@ func.func @queries(%q: tensor<2x4x16xbf16>, %k: tensor<32x2x16xbf16>, %n: tensor
 
 // One length for all is the causal mask: it needs the number of queries too, on the device.
 // CHECK-LABEL: cudnn.graph @c0(
-// CHECK: cudnn.sdpa %q, %k, %k length %n rows {{%.*}} scale 2.500000e-01
+// CHECK: cudnn.sdpa %q, %k, %k_1 length %n rows {{%.*}} scale 2.500000e-01
 // CHECK-LABEL: func.func @causal
 // CHECK-NEXT: [[M:%.*]] = hamkaas.constant 2 : i64 -> tensor<1xi64>
-// CHECK-NEXT: cudnn.execute @c0(%q, %k, %n, [[M]])
+// CHECK-NEXT: cudnn.execute @c0(%q, %k, %n, [[M]], %k)
 func.func @causal(%q: tensor<2x4x16xbf16>, %k: tensor<32x2x16xbf16>, %n: tensor<1xi64>) -> tensor<2x4x16xbf16> {
   %y = hamkaas.attention %q, %k, %k length %n scale 2.500000e-01 : (tensor<2x4x16xbf16>, tensor<32x2x16xbf16>, tensor<32x2x16xbf16>, tensor<1xi64>) -> tensor<2x4x16xbf16>
   func.return %y : tensor<2x4x16xbf16>

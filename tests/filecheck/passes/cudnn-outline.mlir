@@ -4,7 +4,7 @@
 
 // Policy `lab`: a product takes the producers of its left side and the chain of its consumers.
 // CHECK-LABEL: cudnn.graph @c0(
-// CHECK-SAME: attributes {io = f32, intermediate = f32, compute = tf32}
+// CHECK-SAME: attributes {io = f32, compute = tf32}
 // CHECK-NEXT: [[R:%.*]] = cudnn.pointwise relu %x
 // CHECK-NEXT: [[P:%.*]] = cudnn.matmul [[R]], %w
 // CHECK-NEXT: [[S:%.*]] = cudnn.pointwise silu [[P]]
@@ -162,11 +162,11 @@ func.func @left(%x: tensor<4x8xf32>, %y: tensor<1x8xf32>, %w: tensor<8xf32>, %v:
 
 // -----
 
-// 16-bit values are f32 between two operations, but what feeds a product is of the type of its other side.
+// A value between two operations is of the type that it has in the graph: rounded there as anywhere else.
 // CHECK-LABEL: cudnn.graph @c0(
-// CHECK-SAME: attributes {io = bf16, intermediate = f32, compute = f32}
+// CHECK-SAME: attributes {io = bf16, compute = f32}
 // CHECK-NEXT: cudnn.pointwise relu %x {{.*}} -> !cudnn.tensor<[1, 4, 8], strides [32, 8, 1], bf16>
-// CHECK-NEXT: cudnn.matmul {{.*}} -> !cudnn.tensor<[1, 4, 6], strides [24, 6, 1], f32>
+// CHECK-NEXT: cudnn.matmul {{.*}} -> !cudnn.tensor<[1, 4, 6], strides [24, 6, 1], bf16>
 // CHECK-NEXT: cudnn.pointwise silu {{.*}} -> !cudnn.tensor<[1, 4, 6], strides [24, 6, 1], bf16>
 func.func @narrow(%x: tensor<4x8xbf16>, %w: tensor<8x6xbf16>) -> tensor<4x6xbf16> {
   %r = hamkaas.relu %x : (tensor<4x8xbf16>) -> tensor<4x8xbf16>

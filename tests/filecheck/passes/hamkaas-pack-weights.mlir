@@ -278,7 +278,7 @@ func.func @twice(%x: tensor<8x32xbf16>, %n: tensor<1xi64>) -> (tensor<8x32xbf16>
 // CHECK: func.return
 hamkaas.weight @wq : tensor<32x32xbf16>
 hamkaas.weight @wk : tensor<32x32xbf16>
-cudnn.graph @g(%w: !cudnn.tensor<[1, 32, 32], strides [1024, 1, 32], bf16>, %x: !cudnn.tensor<[1, 8, 32], strides [256, 32, 1], bf16>) -> !cudnn.tensor<[1, 8, 32], strides [256, 32, 1], bf16> attributes {io = bf16, intermediate = f32, compute = f32} {
+cudnn.graph @g(%w: !cudnn.tensor<[1, 32, 32], strides [1024, 1, 32], bf16>, %x: !cudnn.tensor<[1, 8, 32], strides [256, 32, 1], bf16>) -> !cudnn.tensor<[1, 8, 32], strides [256, 32, 1], bf16> attributes {io = bf16, compute = f32} {
   %0 = cudnn.matmul %x, %w : (!cudnn.tensor<[1, 8, 32], strides [256, 32, 1], bf16>, !cudnn.tensor<[1, 32, 32], strides [1024, 1, 32], bf16>) -> !cudnn.tensor<[1, 8, 32], strides [256, 32, 1], bf16>
   cudnn.yield %0 : !cudnn.tensor<[1, 8, 32], strides [256, 32, 1], bf16>
 }
