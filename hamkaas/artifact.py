@@ -217,6 +217,10 @@ class Artifact:
     """One for each distinct cuDNN graph."""
 
 
+CUDNN_ALIGNMENT = 16
+"""Bytes: an argument of a cuDNN graph may start at any multiple. Plans are made for vector loads of that size."""
+
+
 @dataclass(frozen=True)
 class CudnnTensor:
     """A tensor of a cuDNN graph; its number (uid) is its place in `CudnnGraph.tensors`."""

@@ -55,6 +55,7 @@ from xdsl.printer import Printer
 from xdsl.traits import IsolatedFromAbove, Pure, SymbolOpInterface, SymbolTable
 from xdsl.utils.exceptions import VerifyException
 
+from hamkaas.artifact import CUDNN_ALIGNMENT
 from hamkaas.dialects.cudnn_nodes import (
     MatmulOp,
     NodeOp,
@@ -68,9 +69,6 @@ from hamkaas.dialects.cudnn_nodes import (
 )
 from hamkaas.dialects.cudnn_types import GraphTensorType, graph_type
 from hamkaas.dialects.hamkaas import tensor_type
-
-ALIGNMENT = 16
-"""Bytes: where a tensor may start. Plans are made for vector loads of that size."""
 
 
 @irdl_op_definition
@@ -306,8 +304,10 @@ def _verify_input(value: SSAValue, offset: int, seen: Attribute) -> None:
     total = prod(whole.get_shape())
     if offset < 0 or offset + seen.span > total:
         raise VerifyException(f"expected {seen} to lie in the {total} elements of {whole}, got offset {offset}")
-    if offset * item_size(whole.element_type) % ALIGNMENT:
-        raise VerifyException(f"expected an input to start at a multiple of {ALIGNMENT} bytes, got offset {offset}")
+    if offset * item_size(whole.element_type) % CUDNN_ALIGNMENT:
+        raise VerifyException(
+            f"expected an input to start at a multiple of {CUDNN_ALIGNMENT} bytes, got offset {offset}"
+        )
 
 
 CUDNN = Dialect(

@@ -7,6 +7,7 @@ from xdsl.dialects.builtin import FunctionType, IntegerAttr, TensorType, f32, i3
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
+from hamkaas.artifact import CUDNN_ALIGNMENT
 from hamkaas.dialects import cudnn, hamkaas
 from hamkaas.dialects.cudnn_nodes import Reduction
 from hamkaas.dialects.cudnn_types import GraphTensorType, graph_type
@@ -210,8 +211,8 @@ class Outliner:
 def misaligned(view: View, element: Attribute) -> str | None:
     """Why a view cannot start where it does; None if it can."""
     start = view.offset * cudnn.item_size(element)
-    if start % cudnn.ALIGNMENT:
-        return f"expected a start at a multiple of {cudnn.ALIGNMENT} bytes, got {start}"
+    if start % CUDNN_ALIGNMENT:
+        return f"expected a start at a multiple of {CUDNN_ALIGNMENT} bytes, got {start}"
     return None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hamkaas.artifact import CudnnGraph, CudnnPlan
+from hamkaas.artifact import CUDNN_ALIGNMENT, CudnnGraph, CudnnPlan
 from hamkaas.runtime.cuda import check
 from hamkaas.runtime.cudnn import Device, LoadedPlan
 from hamkaas.runtime.cudnn_plans import Trial
@@ -38,14 +38,17 @@ class Bench:
         copies = max(1, min(RUNS, -(-COLD_BYTES // size)))
         self._outputs = [self._memory(array.nbytes) for array in outputs]
         self._inputs = [[self._upload(array) for array in inputs] for _ in range(copies)]
+        # a model gives addresses at any multiple of CUDNN_ALIGNMENT, so that is where results are looked at
+        self._shifted_outputs = [self._memory(array.nbytes, CUDNN_ALIGNMENT) for array in outputs]
+        self._shifted_inputs = [self._upload(array, CUDNN_ALIGNMENT) for array in inputs]
 
-    def _memory(self, size: int) -> int:
-        pointer = check(driver.cuMemAlloc(max(size, 1)))
+    def _memory(self, size: int, offset: int = 0) -> int:
+        pointer = check(driver.cuMemAlloc(max(size, 1) + offset))
         self._stack.callback(lambda: check(driver.cuMemFree(pointer)))
-        return int(pointer)
+        return int(pointer) + offset
 
-    def _upload(self, array: NDArray[Any]) -> int:
-        pointer = self._memory(array.nbytes)
+    def _upload(self, array: NDArray[Any], offset: int = 0) -> int:
+        pointer = self._memory(array.nbytes, offset)
         check(driver.cuMemcpyHtoD(pointer, array.ctypes.data, array.nbytes))
         return pointer
 
@@ -58,9 +61,9 @@ class Bench:
         with ExitStack() as stack:
             workspace = int(check(driver.cuMemAlloc(max(plan.workspace, 1))))
             stack.callback(lambda: check(driver.cuMemFree(workspace)))
-            for pointer, array in zip(self._outputs, self._results, strict=True):
+            for pointer, array in zip(self._shifted_outputs, self._results, strict=True):
                 check(driver.cuMemsetD8(pointer, 0xFF, array.nbytes))
-            loaded.execute([*self._inputs[0], *self._outputs], workspace)
+            loaded.execute([*self._shifted_inputs, *self._shifted_outputs], workspace)
             check(driver.cuStreamSynchronize(self._stream))
             largest = self._error()
             graph = self._capture(loaded, workspace, stack)
@@ -95,7 +98,7 @@ class Bench:
     def _error(self) -> float:
         errors: list[float] = []
         for number, pointer, array, expected in zip(
-            self._spec.outputs, self._outputs, self._results, self._expected, strict=True
+            self._spec.outputs, self._shifted_outputs, self._results, self._expected, strict=True
         ):
             check(driver.cuMemcpyDtoH(array.ctypes.data, pointer, array.nbytes))
             errors.append(error(seen(array, self._spec.tensors[number]), expected))
