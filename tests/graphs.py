@@ -231,8 +231,129 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
         yield f"rms_scale-{rows}x{n}", lambda r=rows, n=n: _rms_scale(r, n)
     for seed in range(8):
         yield f"sample-{seed}", lambda s=seed: _sample(s)
+    for prefix in range(4):
+        yield f"softmax-complex-{prefix}", lambda p=prefix: _softmax_complex(p)
+    for m, n, k in ((2, 8, 33), (2, 8, 34), (1, 64, 10), (3, 5, 6), (1, 7, 2)):
+        yield f"reshaped-{m}x{n}x{k}", lambda m=m, n=n, k=k: _reshaped(m, n, k)
+    for heads, d in ((2, 5), (4, 7), (2, 6)):
+        yield f"attention-reshaped-{heads}x{d}", lambda h=heads, d=d: _attention_reshaped(h, d)
+    yield "norm-complex", _norm_complex
+    for n in (3, 8, 33):
+        yield f"dequantize-column-{n}", lambda n=n: _dequantize_column(n)
+        yield f"greedy-{n}", lambda n=n: _greedy(n)
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        yield f"narrow-values-{np.dtype(dtype).name}", lambda d=dtype: _narrow_values(d)
+    for dtype in (np.int8, np.int64):
+        yield f"integers-{np.dtype(dtype).name}", lambda d=dtype: _integers(d)
+    yield "constants-only", _constants_only
     yield "returns", _returns
     yield "shifted-updates", _shifted_updates
+
+
+def _softmax_complex(prefix: int) -> Case:
+    """Pairs of which one element lies inside of the prefix and the other one outside."""
+    m = Maker(31)
+    x, z = m.real(4, 2), m.real(4, 2)
+    wide, flat = m.real(3, 6), m.real(9, 2)
+    y = x.sliced_softmax(min(prefix, 2))
+    return m.case(
+        y.complex_hadamard_product(z),
+        (y * 3).reshape(2, 2, 2).complex_hadamard_product(z.reshape(2, 2, 2)),
+        wide.sliced_softmax(prefix).reshape(9, 2).complex_hadamard_product(flat),
+        wide.sliced_softmax(m.index(prefix)).permute(1, 0).reshape(9, 2) * flat,
+    )
+
+
+def _reshaped(m: int, n: int, k: int) -> Case:
+    """A product whose result is looked at in another shape, by pairs too, also where these cross its rows."""
+    maker = Maker(32)
+    y = maker.real(m, n) @ maker.real(n, k)
+    turned = maker.real(m, n) @ maker.real(k, n).permute(1, 0)
+    outputs = [y.reshape(m * k) + 1, turned.reshape(m * k).relu(), turned.reshape(k, m).silu()]
+    if m * k % 2 == 0:
+        pairs = maker.real(m * k // 2, 2)
+        outputs += [one.reshape(-1, 2).complex_hadamard_product(pairs) for one in (y, turned)]
+    return maker.case(*outputs)
+
+
+def _attention_reshaped(heads: int, d: int) -> Case:
+    m = Maker(33)
+    keys, values, length = m.real(9, heads, d), m.real(9, heads, d), m.index(7)
+    one, three = m.real(heads, d).attention(keys, values, length), m.real(3, heads, d).attention(keys, values, length)
+    outputs = [one.reshape(d, heads) * 2, three.reshape(3 * d, heads).silu(), three.permute(2, 0, 1).reshape(-1) + 1]
+    if heads * d % 2 == 0:
+        outputs.append(one.reshape(-1, 2).complex_hadamard_product(m.real(heads * d // 2, 2)))
+    return m.case(*outputs)
+
+
+def _norm_complex() -> Case:
+    """Pairs in a row of a norm, and pairs that cross two rows, which have scales of their own."""
+    m = Maker(34)
+    even, odd, pairs = m.real(4, 6).rms_norm(m.real(6)), m.real(4, 3).rms_norm(m.real(3)), m.real(6, 2)
+    return m.case(
+        even.reshape(12, 2).complex_hadamard_product(m.real(12, 2)),
+        odd.reshape(6, 2).complex_hadamard_product(pairs),
+    )
+
+
+def _dequantize_column(n: int) -> Case:
+    """A matrix of one column, in which every row has a scale of its own."""
+    m = Maker(35)
+    w = hk.dequantize(m.add(m.rng.integers(-127, 128, (n, 1)).astype(np.int8)), m.real(n, 1))
+    return m.case(m.real(1, n) @ w, m.real(n) @ w, m.real(3, n) @ w)
+
+
+def _greedy(n: int) -> Case:
+    """The largest of numbers that are computed where they are looked at."""
+    m = Maker(36)
+    logits = hk.dequantize(m.add(m.rng.integers(-127, 128, n).astype(np.int8)), m.real(1))
+    zero, one = m.add(np.zeros(1, np.float32)), m.add(np.ones(1, np.float32))
+    outputs = [hk.sample(logits, zero, one, one), (logits * 0.1 + m.real(n)).argmax()]
+    return m.case(*outputs)
+
+
+def _narrow_values(dtype: Any) -> Case:
+    """Values of 16 bits in the middle of a group: rounded there."""
+    m = Maker(37)
+    x, y, z = (m.real(5, 16, dtype=dtype) for _ in range(3))
+    w = m.real(16, 8, dtype=dtype)
+    return m.case(
+        (x + y) * z,
+        x * y + z * x,
+        (x * y).cast("float32") + z.cast("float32"),
+        (x.cast("float32") * y.cast("float32")).cast(dtype).cast("float32") * 3,
+        x.reshape(5, 8, 2).complex_hadamard_product(y.reshape(5, 8, 2)).reshape(5, 16) * z,
+        ((x @ w) * (y @ w)).cast("float32"),
+        (x.rms_norm(m.real(16, dtype=dtype)) * y).relu(),
+        tolerance=1e-2,
+    )
+
+
+def _integers(dtype: Any) -> Case:
+    """Integers that are moved."""
+    m = Maker(38)
+
+    def numbers(*shape: int) -> hk.Tensor:
+        return m.add(m.rng.integers(-100, 100, shape).astype(dtype))
+
+    x, rows = numbers(6, 8), numbers(2, 8)
+    outputs = [x.gather(m.index(5, 0, 3)), x.replace(rows, m.index(1), m.index(3)), x.replace(rows, 4, 6), x]
+    if dtype == np.int8:
+        turned = x.permute(1, 0).reshape(4, 12)
+        state = hk.BufferTensor(dtype, (6, 8))
+        outputs += [turned, x[2:5], turned[1:].cast("float32") * 0.5, state.replace(rows, 0, 2), x.cast("float16")]
+    return m.case(*outputs)
+
+
+def _constants_only() -> Case:
+    """Groups that read nothing."""
+    m = Maker(39)
+    one = m.real(1, 1)
+
+    def number(value: float) -> hk.Tensor:
+        return one._as_tensor(value)  # pyright: ignore[reportPrivateUsage]
+
+    return m.case(number(2.0) @ number(3.0), number(0.1).cast("float16"), number(-1.0).argmax(), number(0.1).silu())
 
 
 def _broadcast(shape: Sequence[int], right: Sequence[int]) -> Case:
