@@ -176,15 +176,16 @@ def difference(got: Array, want: Array, others: Sequence[Array]) -> str | None:
             return None  # the noise decides
     else:
         x, y, *rest = (array.astype(np.float64) for array in (got, want, *others))
-        wrong = ~((x == y) | (np.isnan(x) & np.isnan(y)))
-        for other in rest:  # where these are infinite or NaN, so may the result be
+        wrong = np.ones(y.shape, np.bool_)
+        for other in (y, *rest):
             wrong &= ~((x == other) | (np.isnan(x) & np.isnan(other)))
+        finite = np.isfinite([y, *rest])
         if rest:
             with np.errstate(invalid="ignore"):
-                spread = np.max([np.abs(other - y) for other in rest], axis=0)
-                largest = np.nanmax(np.where(np.isfinite(spread), spread, 0), initial=0)
-                bound = MARGIN * np.maximum(spread, 0.1 * largest)
-                wrong &= ~(np.abs(x - y) <= bound) & ~np.isnan(spread)
+                spread = np.where(finite.all(axis=0), np.max([np.abs(other - y) for other in rest], axis=0), 0)
+                bound = MARGIN * np.maximum(spread, 0.1 * spread.max(initial=0))
+                wrong &= ~(finite.all(axis=0) & (np.abs(x - y) <= bound))
+        wrong &= finite.all(axis=0) | ~finite.any(axis=0)  # else the noise decides whether it is finite
     if not wrong.any():
         return None
     place = tuple(int(i) for i in np.argwhere(wrong)[0])

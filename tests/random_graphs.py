@@ -69,7 +69,11 @@ class Generator:
         ops: list[str] = []
         for _ in range(self.count(1, self.most_ops)):
             op = self.one_of(OPS)
-            if (made := self.apply(op)) is not None:
+            if self.rng.random() < 0.1:
+                motif = self.one_of(self.MOTIFS)
+                self.pool += motif(self)
+                ops.append(motif.__name__)
+            elif (made := self.apply(op)) is not None:
                 self.pool.append(made)
                 ops.append(op.name)
         made = [tensor for tensor in self.pool if tensor.op is not None] or self.pool
@@ -246,6 +250,94 @@ class Generator:
     def element(self, name: str, operands: Sequence[hk.Tensor]) -> Attribute:
         """An element type."""
         return IR_TYPES[self.one_of(self.floats if self.rng.random() < 0.7 else FLOATS)]
+
+    # what models are made of: operations that are fused, raised or merged only where they meet
+
+    def matrix(self, n: int, k: int) -> hk.Tensor:
+        """A weight [n, k], stored either way, in any type."""
+        if (kind := self.rng.random()) < 0.25:
+            group = self.one_of([g for g in range(1, n + 1) if n % g == 0])
+            values = hk.ConstantTensor(self.array((k, n), "int8", 0))
+            scales = np.abs(self.array((k, n // group), self.one_of(("float32", "float16")), 0)) / 64
+            return hk.dequantize(values, hk.ConstantTensor(np.nan_to_num(scales, posinf=1))).permute(1, 0)
+        dtype = self.one_of(FLOATS) if kind < 0.5 else "float32"
+        shape = (k, n) if self.rng.random() < 0.6 else (n, k)
+        weight = hk.ConstantTensor(self.array(shape, dtype, 0))
+        weight = weight if dtype == "float32" or self.rng.random() < 0.3 else weight.cast("float32")
+        return weight.permute(1, 0) if shape == (k, n) else weight
+
+    def rows(self, n: int) -> hk.Tensor:
+        """A vector of n, or some rows of it, sometimes normed."""
+        shape = (n,) if self.rng.random() < 0.5 else (self.one_of((1, 2, 3, 5, 17)), n)
+        x = self.input(self.array(shape, "float32", 0))
+        return x.rms_norm(self.input(self.array((n,), "float32", 0))) if self.rng.random() < 0.5 else x
+
+    def dense(self) -> list[hk.Tensor]:
+        """Layers with a residual and an activation."""
+        n, k = self.one_of(SIZES[2:]), self.one_of(SIZES)
+        x = self.rows(n)
+        y = x @ self.matrix(n, k)
+        y = y + y.relu() if self.rng.random() < 0.5 else y.silu()
+        return [y, y.reshape(-1) * 0.5]
+
+    def gated(self) -> list[hk.Tensor]:
+        """The feed-forward layer of a llama."""
+        n, k = self.one_of(SIZES[2:]), self.one_of(SIZES)
+        x = self.rows(n)
+        return [x + ((x @ self.matrix(n, k)).silu() * (x @ self.matrix(n, k))) @ self.matrix(k, n)]
+
+    def attended(self) -> list[hk.Tensor]:
+        """Queries, keys and values of one value; turned, put into caches, and attended to."""
+        n, d, kv = self.one_of((8, 16, 33)), 2 * self.one_of((1, 2, 3, 4, 8, 17)), self.one_of((1, 2, 3))
+        heads, positions = kv * self.one_of((1, 2)), self.one_of((2, 5, 9, 33))
+        x = self.rows(n)
+        t = 1 if len(x.shape) == 1 else x.shape[0]
+        if t > positions:
+            return []
+        place = self.count(0, positions - t)
+        begin, end = self.bounds(place, place + t)
+        table = hk.ConstantTensor(self.array((positions, d // 2, 2), "float32", 0))
+
+        def projected(count: int, turn: bool) -> hk.Tensor:
+            y = (x @ self.matrix(n, count * d)).reshape(t * count, d // 2, 2)
+            if turn:
+                where = np.repeat(np.arange(place, place + t), count)
+                y = y.complex_hadamard_product(table.gather(self.input(where)))
+            return y.reshape(t, count, d)
+
+        dtype = self.one_of(FLOATS)
+
+        def cached(turn: bool) -> hk.Tensor:
+            new = projected(kv, turn)
+            return hk.BufferTensor(dtype, (positions, kv, d)).replace(new.cast(dtype), begin, end)
+
+        query = projected(heads, turn=True)
+        keys, values = cached(turn=True), cached(turn=False)
+        y = (query.reshape(heads, d) if t == 1 else query).attention(keys, values, end)
+        return [x + y.reshape(*x.shape[:-1], heads * d) @ self.matrix(heads * d, n)]
+
+    def written_out(self) -> list[hk.Tensor]:
+        """Attention as products around a softmax."""
+        heads, rows, d, positions = (self.one_of(choice) for choice in ((1, 2), (1, 3), (2, 8, 5), (3, 8, 17)))
+        query, keys, values = (
+            self.input(self.array(shape, "float32", 0))
+            for shape in ((heads, rows, d), (positions, heads, d), (positions, heads, d))
+        )
+        scores = query @ keys.permute(1, 2, 0) * 0.3
+        return [scores.sliced_softmax(self.count(1, positions)) @ values.permute(1, 0, 2)]
+
+    def bounds(self, begin: int, end: int) -> tuple[hk.Tensor, hk.Tensor]:
+        """Two numbers, as inputs, constants, or elements of a table that is read by an index."""
+        kind = self.rng.random()
+        if kind < 0.3:
+            return as_index(begin), as_index(end)
+        if kind < 0.6:
+            return self.input(np.array([begin])), self.input(np.array([end]))
+        number = hk.ConstantTensor(np.arange(end + 2))
+        return number.gather(self.input(np.array([begin]))), number.gather(self.input(np.array([end])))
+
+    MOTIFS = (dense, gated, attended, written_out)
+    """Each gives tensors for the pool."""
 
     ATTRIBUTES: dict[Any, Callable[["Generator", str, Sequence[hk.Tensor]], Any]] = {  # noqa: RUF012
         Sequence[int]: integers,
