@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import Case, cases
+from graphs import Case, Maker, cases
 
 import hamkaas as hk
 from hamkaas.artifact import Launch
@@ -139,3 +139,14 @@ def test_nvrtc_writes_into_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_ptx_is_text() -> None:
     assert ".visible .entry f" in compile_ptx('extern "C" __global__ void f(float* x) { *x = 1; }', ARCH)
+
+
+@pytest.mark.parametrize(("is_product", "arch"), [(False, "sm_90"), (True, "sm_90"), (False, "sm_80"), (True, "sm_80")])
+def test_only_sums_of_products_are_fused(is_product: bool, arch: str) -> None:
+    # else a value would depend on what it is computed beside, which the kernel interpreter could not show
+    m = Maker(0)
+    x, y, z = (m.real(16, 16) for _ in range(3))
+    pairs = [one.reshape(16, 8, 2) for one in (x, y)]
+    graph = x @ y if is_product else x * y + z + pairs[0].complex_hadamard_product(pairs[1]).reshape(16, 16)
+    source = compile_artifact(build_module({"main": graph}), "cuda", arch).source
+    assert ("fma.rn" in compile_ptx(source, arch)) == is_product
