@@ -7,6 +7,7 @@ blocks, and odd; numbers include NaN and infinities.
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from math import prod
@@ -69,7 +70,7 @@ class Generator:
         ops: list[str] = []
         for _ in range(self.count(1, self.most_ops)):
             op = self.one_of(OPS)
-            if self.rng.random() < 0.1:
+            if self.rng.random() < 0.15:
                 motif = self.one_of(self.MOTIFS)
                 self.pool += motif(self)
                 ops.append(motif.__name__)
@@ -326,6 +327,20 @@ class Generator:
         scores = query @ keys.permute(1, 2, 0) * 0.3
         return [scores.sliced_softmax(self.count(1, positions)) @ values.permute(1, 0, 2)]
 
+    def followed(self) -> list[hk.Tensor]:
+        """Any operation, views of its result, and what reads it element by element or by pairs."""
+        y = self.apply(self.one_of(OPS))
+        if y is None or y.dtype.name not in FLOATS:
+            return []
+        for _ in range(self.count(0, 2)):
+            op = self.one_of((hamkaas.ReshapeOp, hamkaas.PermuteOp))
+            with suppress(GraphError):
+                y = apply_op(op, (y,), self.integers("", [y]))
+        if prod(y.shape) % 2 == 0 and self.rng.random() < 0.7:
+            y = y if y.shape[-1] == 2 else y.reshape(-1, 2)
+            y = y.complex_hadamard_product(self.input(self.array(y.shape, y.dtype.name, 0)))
+        return [y, y.relu() * 0.5]
+
     def bounds(self, begin: int, end: int) -> tuple[hk.Tensor, hk.Tensor]:
         """Two numbers, as inputs, constants, or elements of a table that is read by an index."""
         kind = self.rng.random()
@@ -336,7 +351,7 @@ class Generator:
         number = hk.ConstantTensor(np.arange(end + 2))
         return number.gather(self.input(np.array([begin]))), number.gather(self.input(np.array([end])))
 
-    MOTIFS = (dense, gated, attended, written_out)
+    MOTIFS = (dense, gated, attended, written_out, followed, followed, followed)
     """Each gives tensors for the pool."""
 
     ATTRIBUTES: dict[Any, Callable[["Generator", str, Sequence[hk.Tensor]], Any]] = {  # noqa: RUF012

@@ -1115,7 +1115,8 @@ class AttentionOp(TensorOp):
     For query head h, with g = h // (heads / kv_heads): softmax over j < length of scale * q[h] . keys[j, g], times
     values[j, g]. `[heads, d]` is one query with a length of one element; `[t, heads, d]` are t queries with a length
     each, or with one for all, which makes them causal: the last query sees `length` rows, each one before it a row
-    less. A length of 0 or less gives zeros. The scale is usually 1/sqrt(d).
+    less. A length of 0 or less gives zeros. The scale is usually 1/sqrt(d). Where a value that is seen is infinite, the
+    result is infinite or NaN: which of them depends on the order of the sums.
 
     ```mlir
     func.func @main(%q: tensor<8x16xf32>, %keys: tensor<512x4x16xf32>, %values: tensor<512x4x16xf32>,

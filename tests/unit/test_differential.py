@@ -21,7 +21,7 @@ def test_random_graphs(variant: Options, first: int) -> None:
 def test_every_operation_takes_part() -> None:
     drawn = {name for seed in range(150) for name in Generator(seed).graph().ops}
     assert {op.name for op in OPS} <= drawn
-    assert {"dense", "gated", "attended", "written_out"} <= drawn
+    assert {"dense", "gated", "attended", "written_out", "followed"} <= drawn
 
 
 # the comparison itself
