@@ -256,15 +256,15 @@ class Generator:
 
     def matrix(self, n: int, k: int) -> hk.Tensor:
         """A weight [n, k], stored either way, in any type."""
-        if (kind := self.rng.random()) < 0.25:
-            group = self.one_of([g for g in range(1, n + 1) if n % g == 0])
-            values = hk.ConstantTensor(self.array((k, n), "int8", 0))
-            scales = np.abs(self.array((k, n // group), self.one_of(("float32", "float16")), 0)) / 64
-            return hk.dequantize(values, hk.ConstantTensor(np.nan_to_num(scales, posinf=1))).permute(1, 0)
-        dtype = self.one_of(FLOATS) if kind < 0.5 else "float32"
         shape = (k, n) if self.rng.random() < 0.6 else (n, k)
-        weight = hk.ConstantTensor(self.array(shape, dtype, 0))
-        weight = weight if dtype == "float32" or self.rng.random() < 0.3 else weight.cast("float32")
+        dtype = self.one_of(("float32", "float32", *FLOATS, "int8", "int8"))
+        weight: hk.Tensor = hk.ConstantTensor(self.array(shape, dtype, 0))
+        if dtype == "int8":
+            group = self.one_of([g for g in range(1, shape[1] + 1) if shape[1] % g == 0])
+            scales = self.array((shape[0], shape[1] // group), self.one_of(("float32", "float16")), 0)
+            weight = hk.dequantize(weight, hk.ConstantTensor(scales))
+        elif dtype != "float32" and self.rng.random() < 0.7:
+            weight = weight.cast("float32")
         return weight.permute(1, 0) if shape == (k, n) else weight
 
     def rows(self, n: int) -> hk.Tensor:
